@@ -1,0 +1,33 @@
+# `make` lists the targets. Everything runs from .venv; `make setup PYTHON=python3.12` chooses the interpreter.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test nbs lab clean
+export PYTHON
+READY := .venv/.ready
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): constraints.txt setup.py settings.ini
+	@.ci/setup
+
+setup: $(READY) ## make .venv from constraints.txt; nothing to do when it is there
+	@echo "setup: .venv is ready"
+
+demo: $(READY) ## train stages 1 to 3 and correct photographs; ends with a table and a report
+	@.venv/bin/distortkit demo
+
+test: $(READY) ## run every notebook, the laws of the house and the end-to-end tests
+	@.ci/test
+
+nbs: $(READY) ## clean every notebook and write distortkit/ from them
+	@.venv/bin/nbdev_clean && .venv/bin/nbdev_export
+
+lab: $(READY) ## open JupyterLab in nbs/
+	@.venv/bin/jupyter lab --notebook-dir=nbs
+
+clean: ## remove build products and caches; .venv and outputs/runs stay
+	@rm -rf build dist *.egg-info .pytest_cache _docs _quarto.yml
+	@find nbs distortkit tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
