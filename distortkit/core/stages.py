@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # %% ../../nbs/00_core/92_stages.ipynb #88c52fde
-from .runs import _folder, project_root, runs_root
+from .runs import run_folder, project_root, runs_root
 
 # %% ../../nbs/00_core/92_stages.ipynb #249e4503
 def stage_notebook(
@@ -94,7 +94,7 @@ def execute_stage(
     "Execute a stage's notebook and keep it in the run folder; whatever goes wrong is one sentence."
     import papermill as pm
     os.environ['DISTORTKIT_RUNS'] = str(runs_root())  # the kernel writes where we look
-    folder = _folder(parameters['run_name'])
+    folder = run_folder(parameters['run_name'])
     output,start,why = runs_root()/'unfinished'/f'{folder.name}-{stage}.ipynb',time.time(),None
     try: run_notebook(stage_notebook(stage), output, parameters)
     except KeyboardInterrupt as e: raise _stopped(stage, folder, _keep(output, folder, stage, start), e.args[0] if e.args else 2) from None

@@ -1,0 +1,57 @@
+"What make setup promises: exact pins for all that is installed, and a wheel that can train."
+import os, re, shutil, subprocess, sys, zipfile
+from configparser import ConfigParser
+from importlib.metadata import PackageNotFoundError, distribution, version
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+import pytest
+from house import ROOT
+
+INI = ConfigParser(delimiters=['='], interpolation=None); INI.read(ROOT/'settings.ini')
+LINES = [Requirement(l) for l in (ROOT/'constraints.txt').read_text().splitlines() if l.strip() and not l.startswith('#')]
+PINS = {canonicalize_name(r.name): r for r in LINES if r.marker is None or r.marker.evaluate()}
+
+def closure(names):
+    "Every distribution that the named ones need here."
+    todo,seen = list(names),set()
+    while todo:
+        r = Requirement(todo.pop()); name = canonicalize_name(r.name)
+        if (r.marker and not r.marker.evaluate({'extra': ''})) or (name, *r.extras) in seen: continue
+        seen.add((name, *r.extras))
+        for need in distribution(name).requires or ():
+            need = Requirement(need)
+            if need.marker is None or any(need.marker.evaluate({'extra': e}) for e in ('', *r.extras)): need.marker = None; todo.append(str(need))
+    return {s[0] for s in seen}
+
+def test_every_pin_is_exact():
+    for r in LINES: assert re.fullmatch(r'==[\w.]+', str(r.specifier)), f"{r} is not an exact pin"
+
+def test_all_that_is_needed_is_pinned_and_installed_so():
+    needed = closure(INI['DEFAULT']['requirements'].split() + INI['DEFAULT']['dev_requirements'].split() + ['pip','setuptools','wheel'])
+    assert len(needed)>100
+    missing = sorted(needed-set(PINS))
+    assert not missing, f"constraints.txt does not pin {', '.join(missing)}"
+    for name in sorted(needed):
+        assert Version(version(name)).public in PINS[name].specifier, f"{name} {version(name)} is installed, {PINS[name]} is pinned"
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "The wheel, built in a copy."
+    at = tmp_path_factory.mktemp('build')
+    for name in ('settings.ini','setup.py','MANIFEST.in','README.md','LICENSE','constraints.txt'): shutil.copy(ROOT/name, at)
+    for name in ('distortkit','nbs/stages'): shutil.copytree(ROOT/name, at/name, ignore=shutil.ignore_patterns('__pycache__'))
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '.', '--no-deps', '--no-build-isolation', '--no-index', '-q', '-w', 'out'], cwd=at, check=True,
+                   env={**os.environ, 'PIP_DISABLE_PIP_VERSION_CHECK': '1'})
+    return zipfile.ZipFile(next((at/'out').glob('*.whl')))
+
+def test_the_wheel_holds_all_it_needs(wheel):
+    names = set(wheel.namelist())
+    for p in (ROOT/'distortkit').rglob('*'):
+        if p.is_file() and '__pycache__' not in p.parts: assert p.relative_to(ROOT).as_posix() in names
+    for p in (ROOT/'nbs/stages').glob('*.ipynb'): assert wheel.read(f'distortkit/stages/{p.name}')==p.read_bytes()
+    assert not [n for n in names if n.startswith(('nbs/','tests/'))]
+
+def test_the_wheel_has_the_command(wheel):
+    entry = next(n for n in wheel.namelist() if n.endswith('entry_points.txt'))
+    assert 'distortkit = distortkit.cli:main' in wheel.read(entry).decode().replace('distortkit=','distortkit = ')
