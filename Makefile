@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test nbs lab clean
 export PYTHON
+export OMP_WAIT_POLICY := PASSIVE
 READY := .venv/.ready
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)

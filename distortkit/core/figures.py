@@ -64,6 +64,7 @@ def _new(rows=1, cols=1, size=(3.2,2.4)):
 # %% ../../nbs/00_core/20_figures.ipynb #bd1960d4
 def _hwc(img):
     "Any picture as a numpy array (H,W,3) or (H,W), ready to be drawn."
+    if isinstance(img, Image.Image): img = np.asarray(img.convert('RGB'))
     shape = tuple(img.shape)
     if isinstance(img, Tensor):
         img = img.detach().cpu()
@@ -79,7 +80,7 @@ def _hwc(img):
 
 @_look()
 def show_image(
-    img, # (3,H,W), (1,3,H,W), (1,H,W) tensor in [0,1], or (H,W,3), (H,W) array, uint8 or [0,1]
+    img, # (3,H,W), (1,3,H,W), (1,H,W) tensor in [0,1]; (H,W,3), (H,W) array, uint8 or [0,1]; or a PIL image
     title:str='', # above the picture
     ax=None, # axes to draw on; None = a new figure
 )->tuple: # figure, axes

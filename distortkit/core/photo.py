@@ -6,18 +6,16 @@
 __all__ = ['Photo', 'read_photo', 'write_photo']
 
 # %% ../../nbs/00_core/35_photo.ipynb #17d711c8
-import io, os, re, secrets, struct, warnings, zlib
+import io, os, re, secrets, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from .data import DataError, upright, _file_bytes
-from .exif import upright_exif
+from .encode import encode_jpeg, encode_png, encode_tiff, encode_webp
+from .exif import exif_facts, upright_exif
+from .files import DataError, to_8bit, upright, _file_bytes
 
 # %% ../../nbs/00_core/35_photo.ipynb #11155d73
-def _eight(a): return a if a.dtype==np.uint8 else ((a.astype(np.uint32)*255+32767)//65535).astype(np.uint8)
-
 @dataclass(frozen=True, eq=False)
 class Photo:
     "Pixels and what a file says about them. `dataclasses.replace(photo, pixels=...)` makes a changed one."
@@ -39,7 +37,11 @@ class Photo:
     def size(self): return self.pixels.shape[:2] # (H,W)
 
     @property
-    def rgb8(self): return _eight(self.pixels) # (H,W,3) uint8, alpha ignored
+    def rgb8(self): return to_8bit(self.pixels) # (H,W,3) uint8, alpha ignored
+
+    @property
+    def planes(self): # (H,W,3) or, with alpha, (H,W,4)
+        return self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])
 
     def __repr__(self):
         h,w = self.size
@@ -49,7 +51,6 @@ class Photo:
 
 # %% ../../nbs/00_core/35_photo.ipynb #474713d8
 _FORMATS = {'JPEG':'JPEG', 'MPO':'JPEG', 'PNG':'PNG', 'TIFF':'TIFF', 'WEBP':'WEBP'}
-_TEXT = (270, 271, 272, 305, 306, 315, 33432) # TIFF tags that describe: title, make, model, software, date, artist, copyright
 
 def _bits(im, data):
     "Bits per sample in the file; Pillow shows 16-bit colour as 8."
@@ -59,11 +60,11 @@ def _bits(im, data):
 def _exif(info, data, size):
     "EXIF told about `size`: from what the loaded file says, or the describing tags of a TIFF."
     if data[:2] not in (b'II',b'MM'): return upright_exif(info.get('exif', b'').removeprefix(b'Exif\0\0'), size)
-    src,e = Image.open(io.BytesIO(data)).getexif(),Image.Exif() # asked before loading, which loses some
-    e.update({t:src[t] for t in _TEXT if t in src})
-    for ifd in (0x8769, 0x8825):
-        if found := {k:v for k,v in src.get_ifd(ifd).items() if k!=0xA005}: e.get_ifd(ifd).update(found)
-    return upright_exif(e.tobytes()[6:], size) if len(e) or e._ifds else b''
+    facts,e = exif_facts(Image.open(io.BytesIO(data)).getexif()),Image.Exif() # asked before loading, which loses some
+    for tag,value in facts.items():
+        if isinstance(value, dict): e.get_ifd(tag).update(value)
+        else: e[tag] = value
+    return upright_exif(e.tobytes()[6:], size) if facts else b''
 
 def _decode16(data, turn):
     "Pixels (H,W,3|4) uint16, upright."
@@ -103,58 +104,6 @@ def read_photo(
         icc if icc[16:20]==b'RGB ' else b'', re.sub(rb'(tiff:Orientation(?:="|>))\d', rb'\g<1>1', xmp), _FORMATS[im.format])
 
 # %% ../../nbs/00_core/35_photo.ipynb #5506df80
-def _planes(photo): return photo.pixels if photo.alpha is None else np.dstack([photo.pixels, photo.alpha])
-
-def _pillow(photo, kind, quality, subsampling):
-    "JPEG or WebP file."
-    a = Image.fromarray(_eight(_planes(photo)))
-    kw = dict(icc_profile=photo.icc or None, exif=b'Exif\0\0'*(kind=='JPEG')+photo.exif, xmp=photo.xmp)
-    if kind=='JPEG':
-        for k,most in (('exif',65533), ('xmp',65504)): # a JPEG segment holds 64 kB
-            if len(kw[k])>most: warnings.warn(f"{len(kw[k])} bytes of {k} do not fit in a JPEG and are left out"); kw[k] = b''
-        if photo.alpha is not None: a = Image.alpha_composite(Image.new('RGBA', a.size, 'white'), a).convert('RGB')
-        kw |= dict(quality=quality, subsampling=subsampling, optimize=False, progressive=False)
-    else: kw |= dict(quality=quality, lossless=quality==100, exact=True)
-    if len(kw['exif'])<=6: del kw['exif']
-    out = io.BytesIO()
-    a.save(out, kind, **{k:v for k,v in kw.items() if v not in (None, b'')})
-    return out.getvalue()
-
-def _png(photo):
-    "PNG file of 8 or 16 bit; metadata in chunks after the header (W3C PNG, 3rd edition)."
-    import cv2
-    a = _planes(photo)
-    data = cv2.imencode('.png', a[...,[2,1,0,3][:a.shape[2]]])[1].tobytes()
-    chunk = lambda kind, body: struct.pack('>I', len(body))+kind+body+struct.pack('>I', zlib.crc32(kind+body))
-    more = b''
-    if photo.icc: more += chunk(b'iCCP', b'ICC profile\0\0'+zlib.compress(photo.icc))
-    if photo.exif: more += chunk(b'eXIf', photo.exif)
-    if photo.xmp: more += chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0'+photo.xmp)
-    return data[:33]+more+data[33:] # 8 bytes signature, 25 bytes IHDR
-
-def _tiff(photo, rows=64):
-    "TIFF file of 8 or 16 bit, in deflated strips of differences (TIFF 6.0, section 14)."
-    a = _planes(photo)
-    d = np.concatenate([a[:,:1], a[:,1:]-a[:,:-1]], 1).astype(a.dtype.newbyteorder('<'))
-    strips = [zlib.compress(d[y:y+rows].tobytes(), 4) for y in range(0, len(d), rows)]
-    ifd = ImageFileDirectory_v2(prefix=b'II')
-    for tag,value in {256:a.shape[1], 257:a.shape[0], 258:(a.itemsize*8,)*a.shape[2], 259:8, 262:2, 274:1, 277:a.shape[2],
-                      278:rows, 279:tuple(map(len, strips)), 284:1, 317:2}.items(): ifd[tag] = value
-    ifd[273] = tuple(np.cumsum([0, *map(len, strips[:-1])]).tolist())
-    if photo.alpha is not None: ifd[338] = 2 # not premultiplied
-    for tag,value in ((700,photo.xmp), (34675,photo.icc)):
-        if value: ifd.tagtype[tag] = 1 if tag==700 else 7; ifd[tag] = value
-    e = Image.Exif()
-    if photo.exif: e.load(b'Exif\0\0'+photo.exif)
-    for tag in _TEXT:
-        if tag in e: ifd[tag] = e[tag]
-    for tag in (0x8769, 0x8825):
-        if found := {k:v for k,v in e.get_ifd(tag).items() if k!=0xA005}: ifd[tag] = found
-    out = io.BytesIO()
-    ifd.save(out)
-    return out.getvalue()+b''.join(strips)
-
-# %% ../../nbs/00_core/35_photo.ipynb #a67c1e43
 _ENDINGS = {'.jpg':'JPEG', '.jpeg':'JPEG', '.png':'PNG', '.tif':'TIFF', '.tiff':'TIFF', '.webp':'WEBP'}
 
 def _place(data, path, size, overwrite):
@@ -188,7 +137,8 @@ def write_photo(
     if not 1<=quality<=100: raise ValueError(f"quality must be in 1..100, got {quality}")
     if path.exists() and not overwrite: raise FileExistsError(f"{path} is there already: choose another name or overwrite=True")
     if not path.parent.is_dir(): raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-    photo = Photo(photo.pixels, photo.alpha, upright_exif(photo.exif, photo.size), photo.icc, photo.xmp, photo.format)
-    data = _png(photo) if kind=='PNG' else _tiff(photo) if kind=='TIFF' else _pillow(photo, kind, quality, subsampling)
+    encode = {'JPEG':encode_jpeg, 'PNG':encode_png, 'TIFF':encode_tiff, 'WEBP':encode_webp}[kind]
+    lossy = {'JPEG':dict(quality=quality, subsampling=subsampling), 'WEBP':dict(quality=quality)}.get(kind, {})
+    data = encode(photo.planes, upright_exif(photo.exif, photo.size), photo.icc, photo.xmp, **lossy)
     _place(data, path, photo.size, overwrite)
     return path

@@ -102,16 +102,12 @@ def split_chain(
     return split_chain(chain[:worst+1], shortest, tol, bent)+split_chain(chain[worst:], shortest, tol, bent)
 
 # %% ../../nbs/20_lens/21_chains.ipynb #e3e4a129
-def _ends(chains):
-    "Fitted end points (2n,2), outward directions (2n,2) and chord lengths (2n,) of chains."
-    at,out,size = [],[],[]
-    for p in chains:
-        t,offset,length = chord_frame(p); c,_ = fit_parabola(t, offset)
-        d = (p[-1]-p[0])/length; n = np.array([-d[1],d[0]])
-        for e,sign in ((0.,-1),(1.,1)):
-            v = sign*(d+n*(c[1]+2*c[2]*e)/length)
-            at.append(p[0]+d*e*length+n*(c@[1,e,e*e])); out.append(v/np.hypot(*v)); size.append(length)
-    return np.array(at),np.array(out),np.array(size)
+def _ends(chain):
+    "Fitted end points (2,2), outward directions (2,2) and chord length of a chain."
+    t,offset,length = chord_frame(chain); c,_ = fit_parabola(t, offset)
+    d = (chain[-1]-chain[0])/length; n = np.array([-d[1],d[0]])
+    at,out = np.stack([chain[0]+n*c[0], chain[0]+d*length+n*c.sum()]),np.stack([-(d+n*c[1]/length), d+n*(c[1]+2*c[2])/length])
+    return at, out/np.hypot(*out.T)[:,None], length
 
 def _pairs(at, out, size, gap, turn):
     "Indices of ends that may continue each other, best first."
@@ -132,18 +128,22 @@ def join_chains(
     rounds:int=4, # each may double the length
 )->list: # of (n,2) px, longest first
     "Join chains that continue each other on one parabola."
-    chains = list(chains)
-    for _ in range(rounds if len(chains)>1 else 0):
+    known = [(p, _ends(p)) for p in chains]
+    for _ in range(rounds):
+        if len(known)<2: break
+        at,out,size = (np.concatenate([np.atleast_1d(e[k]) for _,e in known]) for k in range(3))
         used,new = set(),[]
-        for i,j in zip(*_pairs(*_ends(chains), gap, turn)):
+        for i,j in zip(*_pairs(at, out, size.repeat(2), gap, turn)):
             a,b = i//2, j//2
             if a in used or b in used: continue
-            both = np.concatenate([chains[a] if i%2 else chains[a][::-1], chains[b] if j%2==0 else chains[b][::-1]])
+            one,two = known[a][0],known[b][0]
+            both = np.concatenate([one if i%2 else one[::-1], two if j%2==0 else two[::-1]])
             t,offset,length = chord_frame(both); c,left = fit_parabola(t, offset)
             if np.quantile(np.abs(left), .95)>tol or left.std()>.7 or abs(c[2])/4>.12*length: continue
-            new.append(both); used |= {a,b}
+            new.append((both, _ends(both))); used |= {a,b}
         if not new: break
-        chains = [p for k,p in enumerate(chains) if k not in used]+new
+        known = [p for k,p in enumerate(known) if k not in used]+new
+    chains = [p for p,_ in known]
     return sorted(chains, key=len, reverse=True)
 
 # %% ../../nbs/20_lens/21_chains.ipynb #524b5b01

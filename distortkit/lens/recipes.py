@@ -43,6 +43,8 @@ class TrainSettings(EngineSettings):
     scenes:int = Field(600, ge=0, description='drawn scenes to learn from')
     photo_share:float = Field(.2, ge=0, le=1, description='training samples made from photographs')
     warp:WarpSettings = WarpSettings()
+    pairs_csv:str|None = Field(None, description='own pairs: a CSV with image_id, input_path, target_path; used where use_synthetic is off')
+    freeze:tuple[str,...] = Field((), description='parts of the model that are not trained: evidence, backbone, residual, numbers')
     workers:int = Field(0, ge=0, description='processes that load training samples')
     long_side:int = Field(512, ge=2, description='px in which end-point errors are told')
 

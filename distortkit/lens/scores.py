@@ -7,6 +7,7 @@ __all__ = ['LONG_SIDE', 'IMPROVED', 'HARMED', 'SCORES', 'sample_errors', 'summar
            'compare', 'bootstrap_interval']
 
 # %% ../../nbs/20_lens/65_scores.ipynb #3bb0eb4a
+import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -108,7 +109,8 @@ def compare(
 )->dict: # model, identity, constant: name of `SCORES` -> float, nan if unknown; n; image_id: N names; per_sample: the three, name -> (N,)
     "Scores of a model beside doing nothing and beside one warp for all."
     samples = [samples[i] for i in range(len(samples))]; settings = ProxySettings() if proxy is True else proxy or None
-    frame = lambda some: next(s[k].shape[i:i+2] for s in some for k,i in (('target_grid',0),('input_image',1)) if k in s)
+    if not samples: raise ValueError("compare needs at least one sample to judge on")
+    frame = lambda some: some[0]['target_grid'].shape[:2] if 'target_grid' in some[0] else some[0]['input_image'].shape[1:]
     who = dict(model=model, identity=lambda some: identity_grid(*frame(some)).expand(len(some),-1,-1,-1),
                constant=lambda some: build_parametric_grid(constant_params, *frame(some)).expand(len(some),-1,-1,-1))
     out = dict(n=len(samples), image_id=[s.get('image_id', str(i)) for i,s in enumerate(samples)], per_sample={})

@@ -94,7 +94,7 @@ class LensStep:
         if self.pictures and 'input_image' not in batch: raise KeyError("the loss weighs pictures, but the batch has no input_image")
         out,warped,flow = self.forward(model, batch, autocast, look, not train)
         total,parts = total_loss(self.loss, warped['pred_image'], batch.get('target_image'), flow, warped['final_grid'], batch.get('target_grid'))
-        check_finite(parts)
+        check_finite(parts); parts = {k: parts[k] for k,w in self.loss.weights().items() if w>0}
         found = param_diagnostics(out['params'], self.bounds) | {f'model_debug_{k}': v for k,v in out.get('debug_stats', {}).items()}
         if flow is not None: found |= residual_diagnostics(flow, warped['residual_flow_fullres_norm'])
         found |= {f'warp_{k}': v for k,v in warped['warp_stats'].items() if k!='safety'}
