@@ -188,7 +188,8 @@ def correct(
     if output.exists() and not output.is_dir(): _fail(f'-o {output} is a file; it must be a folder')
     from distortkit.lens.correct import Corrector
     try: corrector = Corrector.from_pretrained(checkpoint, **({'device': device} if device else {}))
-    except (OSError, RuntimeError, ValueError) as e: _fail(f"{' '.join(str(e).split())}; `distortkit demo` (or `make demo`) trains one and calls it 'demo'")
+    except FileNotFoundError as e: _fail(str(e))
+    except (OSError, RuntimeError, ValueError) as e: _fail(f"{' '.join(str(e).split())}; `make demo` trains a checkpoint called demo")
     output.mkdir(parents=True, exist_ok=True)
     done = _correct_all(corrector, files, output, overwrite, quality)
     skipped = len(files)+len(missing)-done

@@ -57,10 +57,11 @@ class Corrector:
         device:str|None=None, # cpu, cuda, mps or auto; None = cuda where there is one, else cpu
         settings:CorrectSettings=CorrectSettings(), # when it is believed
     )->'Corrector':
-        "The corrector of a checkpoint; that of stage 1 has no residual flow yet."
+        "The corrector of a checkpoint; that of stage 1 has no residual flow yet. The CNN looks at the size it was trained at."
         path = find_checkpoint(path_or_name); device = pick_device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        model = load_model(path, device); stage = str(load_checkpoint(path, require=('extra',))['extra'].get('stage', ''))
-        return cls(model, device, f'{path.resolve().parent.name}/{path.name}', settings, not stage.startswith('stage1'))
+        model = load_model(path, device); extra = load_checkpoint(path, require=('extra',))['extra']
+        if side := int(extra.get('picture_side', 0)): settings = settings.model_copy(update=dict(model_side=max(side, 64)))
+        return cls(model, device, f'{path.resolve().parent.name}/{path.name}', settings, not str(extra.get('stage', '')).startswith('stage1'))
 
     def __repr__(self): return f"Corrector({self.name or type(self.model).__name__}, {'with' if self.flow else 'no'} residual flow, {self.device})"
 

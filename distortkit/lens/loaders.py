@@ -37,7 +37,10 @@ def synthetic_loaders(
     train = SyntheticPairs(build_bank('train', bank, cache, few), size, t.synthetic_train_steps*t.synthetic_batch_size, t.warp, t.photo_share, pictures, t.seed)
     n = t.synthetic_val_steps*t.synthetic_batch_size; sources = build_bank('val', bank, cache, few)
     plain = WarpSettings(quantile=t.warp.quantile, varied_share=0., mirrored_share=0.)
-    val = FixedPairs(sources, size, -(-n//len(sources)), n, plain, 'val', t.seed, workers=few, what='val: rendering and finding curves')
+    photos,scenes = ([s for s in sources if s.name.startswith('scene/')==drawn] for drawn in (False, True)); m = n//2 if photos and scenes else n if photos else 0
+    fixed = lambda some,count: FixedPairs(some, size, -(-count//len(some)), count, plain, 'val', t.seed, workers=few, what='val: rendering and finding curves') if count else None
+    val,*more = [f for f in (fixed(photos, m), fixed(scenes, n-m)) if f]
+    for f in more: val.samples += f.samples
     if not pictures and not t.proxy_enabled: val.samples = [{k: v for k,v in s.items() if k not in ('input_image','target_image')} for s in val.samples]
     load = partial(make_loader, batch_size=t.synthetic_batch_size, seed=t.seed)
     return load(train, workers=t.workers), load(val, shuffle=False)
