@@ -73,6 +73,7 @@ def _complete(stage, given):
     names = dict(model_config='curves_tiny', loss_config=STAGES[stage], train_config=STAGES[stage])
     full = {**names, **given}
     files = {k: read_yaml(full[k], f"lens/{k.removesuffix('_config')}") for k in names}
+    if full.get('resume_from', 'auto')!='auto': full.setdefault('run_name', str(Path(full['resume_from']).expanduser().resolve().parent))
     full.setdefault('run_name', files['train_config'].get('run_name') or Path(full['train_config']).stem)
     if 'loader_module' in full: full.setdefault('use_synthetic', False)
     return full
