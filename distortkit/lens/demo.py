@@ -20,10 +20,10 @@ from .bank import BankSettings, build_bank
 from .correct import Corrector
 from .data import FixedPairs
 from .hybrid import HybridModel, load_model
-from .loaders import synthetic_loaders
+from .loaders import training_pairs
 from .recipes import STAGE_NAMES, Recipe, load_recipe
-from distortkit.lens.report import (format_table, report_json, show_correction, show_errors, show_foldover, show_learning, show_residual, stage_table,
-    write_report)
+from .report import format_table, report_json, stage_table, write_report
+from .report import show_correction, show_errors, show_foldover, show_learning, show_residual
 from .scores import best_constant, compare
 from .train import model_size, predict_grids
 from .views import draw_views, render
@@ -144,7 +144,7 @@ def run_demo(
     stages = train_stages(folder, kind, overrides)
     shutil.copyfile(stages['stage3']/'best.pt', folder/'best.pt'); model = load_model(folder/'best.pt')
     print('\n== judging on photographs and lenses that were held out', flush=True)
-    train = synthetic_loaders(load_recipe('stage1', 'curves_tiny', config('stage1'), config('stage1'), overrides))[0].dataset
+    train = training_pairs(load_recipe('stage1', 'curves_tiny', config('stage1'), config('stage1'), overrides))
     constant = best_constant([s['target_grid'] for s in train.__getitems__([(0,i) for i in range(min(512, len(train)))])])
     photos = test_samples(size, each, quantile=STRONGER).samples; result = judge(model, recipe, photos, constant)
     others = {'Held-out photographs × all held-out lenses': test_samples(size, each).samples, 'Drawn scenes × all held-out lenses': test_samples(size, 1, scenes).samples}

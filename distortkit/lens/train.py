@@ -109,7 +109,7 @@ def run_stage(
     extra = dict(stage=name, model_settings=recipe.model.model_dump(mode='json'), proxy_enabled=t.proxy_enabled, picture_side=max(t.synthetic_height, t.synthetic_width))
     engine = Engine(model, step, t, run, summarise_errors, extra, Watch(t.param_saturation_warn_threshold, recipe.model.residual_max_disp, t.residual_warn_abs_max_px), dump)
     if validate_only: metrics = engine.validate(loaders[1]); run.log('val', 0, 0, metrics)
-    else: engine.fit(*loaders, resume_from=None if resume is None else resume); metrics = best_metrics(run)
+    else: engine.fit(*loaders, resume_from=resume); metrics = best_metrics(run)
     run.close()
     return StageRun(recipe, run, engine, loaders, metrics)
 
