@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT/'distortkit'
-FLOORS = ['core'], ['geometry'], ['lens','segment','selective'], ['cli']
+FLOORS = ['core'], ['geometry'], ['lens','segment','selective'], ['commands'], ['cli']
 TOWERS = FLOORS[2]
 
 @dataclass(frozen=True)
