@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2, torch
 from ..core.data import to_uint8
-from .proxy import load_scorer, safe_scores, score_batch
+from .proxy import load_scorer, make_scorer, safe_scores
 
 # %% ../../nbs/20_lens/73_watch.ipynb #18d90edc
 class Watch:
@@ -32,16 +32,15 @@ class Watch:
 
 # %% ../../nbs/20_lens/73_watch.ipynb #62d4555c
 class Scorer:
-    "Proxy scores of a validation batch: ours, or somebody else's that may fail without stopping the run."
+    "Proxy scores of a validation batch: ours, or somebody else's; neither can stop the run."
     def __init__(self,
         train, # TrainSettings
     ):
-        self.config = train.proxy_config; ours = train.proxy_module_path=='distortkit.lens.proxy' and train.proxy_function_name=='compute_proxy_score'
-        self.scorer = None if ours else load_scorer(train.proxy_module_path, train.proxy_function_name); self.ours = ours
-    def __bool__(self): return self.ours or self.scorer is not None
-    def __call__(self, pred, target):
-        if self.ours: return {k: v.to(pred.device) for k,v in score_batch(pred, target, self.config).items()}
-        return {k: torch.full((len(pred),), float(v), device=pred.device) for k,v in safe_scores(self.scorer, pred, target, self.config).items()}
+        self.ours = train.own_proxy
+        self.scorer = make_scorer(train.proxy, train.proxy_config, training=True) if self.ours else load_scorer(train.proxy_module_path, train.proxy_function_name)
+        self.config = None if self.ours else train.proxy_config
+    def __bool__(self): return self.scorer is not None
+    def __call__(self, pred, target): return {k: v.to(pred.device) for k,v in safe_scores(self.scorer, pred, target, self.config).items()}
 
 # %% ../../nbs/20_lens/73_watch.ipynb #5b510b19
 class DebugDump:
