@@ -46,28 +46,42 @@ def split_groups(
     parts=PARTS, # part -> share; shares add up to 1
     salt:str='', # another salt, another split
     strata=None, # stratum of each item; a group counts where most of its items are
+    told=None, # group -> part that is given
 )->dict: # part -> list of keys in the given order; every part is there, maybe empty
     "A split that never tears a group apart."
-    keys,groups = list(keys),[str(g) for g in groups]
+    keys,groups,told = list(keys),[str(g) for g in groups],dict(told or {})
     _check_parts(parts)
     if len(keys)!=len(groups): raise ValueError(f"{len(keys)} keys but {len(groups)} groups")
     if len(set(keys))<len(keys): raise ValueError(f"key {next(k for k in keys if keys.count(k)>1)!r} is given twice")
-    if strata is None: where = {g: split_of(g, parts, salt) for g in set(groups)}
-    else: where = _cut_strata(groups, list(strata), parts, salt)
+    if bad := [g for g,p in told.items() if p not in parts]: raise ValueError(f"group {bad[0]!r} is told to be {told[bad[0]]!r}: there are {', '.join(parts)}")
+    if strata is None: where = {g: told.get(g) or split_of(g, parts, salt) for g in set(groups)}
+    else: where = _cut_strata(groups, list(strata), parts, salt, told)
     return {part: [k for k,g in zip(keys, groups) if where[g]==part] for part in parts}
 
 # %% ../../nbs/00_core/41_splits.ipynb #a7678c24
-def _cut_strata(groups, strata, parts, salt):
-    "Group -> part, so that the shares hold in every stratum (counted in items)."
+def _line_up(groups, strata, least):
+    "Group -> number of items, and the lines: lists of groups, small strata in one."
     if len(strata)!=len(groups): raise ValueError(f"{len(groups)} groups but {len(strata)} strata")
-    votes = {}
+    votes,lines,small = {},{},[]
     for g,s in zip(groups, strata): votes.setdefault(g, []).append(s)
-    home = {g: max(sorted(set(v), key=str), key=v.count) for g,v in votes.items()}
-    where = {}
-    for s in set(home.values()):
-        line = sorted((g for g in home if home[g]==s), key=lambda g: (_place(g, salt), g))
-        total,done = sum(len(votes[g]) for g in line),0
-        for g in line:
-            where[g] = _part_at((done+len(votes[g])/2)/total, parts)  # the middle of the group decides
-            done += len(votes[g])
+    for g,v in votes.items(): lines.setdefault(max(sorted(set(v), key=str), key=v.count), []).append(g)
+    for s in sorted(lines, key=str):
+        if len(lines[s])<least: small += lines.pop(s)
+    return {g: len(v) for g,v in votes.items()}, [*lines.values(), small]
+
+def _cut_strata(groups, strata, parts, salt, told):
+    "Group -> part, so that the shares hold in every stratum."
+    size,lines = _line_up(groups, strata, -(-1//min(s for s in parts.values() if s>0))); where = {g: told[g] for g in size if g in told}
+    first = lambda g: (_place(g, salt), g)
+    for line in lines:
+        total,done = sum(size[g] for g in line),0
+        open_ = {p: max(0., s*total-sum(size[g] for g in line if told.get(g)==p)) for p,s in parts.items()}; left = sum(open_.values())
+        rest = sorted((g for g in line if g not in told), key=first); n = sum(size[g] for g in rest)
+        for g in rest:
+            where[g] = _part_at((done+size[g]/2)/n, {p: v/left for p,v in open_.items()} if left else parts)  # the middle of the group decides
+            done += size[g]
+    for p in (p for p,s in parts.items() if s>0):
+        has = {q: sorted((g for g in where if where[g]==q), key=first) for q in parts}
+        richest = max(parts, key=lambda q: len(has[q])); free = [g for g in has[richest] if g not in told]
+        if not has[p] and free and len(has[richest])>1: where[free[-1]] = p
     return where

@@ -8,13 +8,13 @@ __all__ = ['STAGE_NAMES', 'TrainSettings', 'Recipe', 'load_recipe']
 # %% ../../nbs/20_lens/70_recipes.ipynb #8b592887
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from ..core.config import ConfigError, Settings, load_settings
 from ..core.engine import EngineSettings
 from .backends import BACKENDS
 from .hybrid import ModelSettings
 from .losses.total import LossSettings
-from .proxy import ProxySettings
+from .proxy import make_scorer
 from .warps import WarpSettings
 
 # %% ../../nbs/20_lens/70_recipes.ipynb #bee7a2dd
@@ -27,9 +27,10 @@ class TrainSettings(EngineSettings):
     warp_backend:str = Field('geometry', description='geometry, or mock: a shift instead of a lens')
     best_metric_name:str = Field('auto', description='auto: epe_px_median where truth is known, else proxy_total_score, else loss')
     proxy_enabled:bool = Field(False, description='score validation pictures')
+    proxy:Literal['contract','audited'] = Field('contract', description='which of our scores; audited measures displacement')
     proxy_module_path:str = 'distortkit.lens.proxy'
     proxy_function_name:str = 'compute_proxy_score'
-    proxy_config:dict[str,Any] = Field({}, description='for the scorer; ours takes the fields of ProxySettings')
+    proxy_config:dict[str,Any] = Field({}, description='for the scorer; ours take the fields of ProxySettings or AuditedSettings')
     checkpoint_dir:str|None = Field(None, description='run folder, where it is not run_name below outputs/runs')
     debug_dump_dir:str|None = Field(None, description='write input, prediction and target of the first validation sample here')
     debug_dump_max_images:int = Field(8, ge=0)
@@ -44,6 +45,9 @@ class TrainSettings(EngineSettings):
     photo_share:float = Field(.2, ge=0, le=1, description='training samples made from photographs')
     warp:WarpSettings = WarpSettings()
     pairs_csv:str|None = Field(None, description='own pairs: a CSV with image_id, input_path, target_path; used where use_synthetic is off')
+    pairs_shards:str|None = Field(None, description='own pairs as shards: their folder or http(s) address; used where use_synthetic is off')
+    pairs_window:int = Field(16, ge=1, description='shards whose pairs are mixed at a time; twice as many fetched ones stay on disk')
+    pairs_crop:float = Field(0., ge=0, lt=1, description='largest share of the length that a random crop of a training pair cuts off; it moves the lens centre')
     freeze:tuple[str,...] = Field((), description='parts of the model that are not trained: evidence, backbone, residual, numbers')
     workers:int = Field(0, ge=0, description='processes that load training samples')
     long_side:int = Field(512, ge=2, description='px in which end-point errors are told')
@@ -53,6 +57,14 @@ class TrainSettings(EngineSettings):
     def _backend(cls, v):
         if v not in BACKENDS: raise ValueError(f"must be one of {', '.join(BACKENDS)}")
         return v
+
+    @property
+    def own_proxy(self): return (self.proxy_module_path,self.proxy_function_name)==('distortkit.lens.proxy','compute_proxy_score')
+
+    @model_validator(mode='after')
+    def _one_scorer(self):
+        if self.proxy!='contract' and not self.own_proxy: raise ValueError(f"proxy is {self.proxy}, but proxy_module_path names another scorer: give one of them")
+        return self
 
 # %% ../../nbs/20_lens/70_recipes.ipynb #0e79dcbe
 class Recipe(Settings):
@@ -75,5 +87,5 @@ def load_recipe(
     if train.stage!=name: raise ConfigError(f"train settings {train_config} are for {train.stage}, not for {name}")
     loss = load_settings(LossSettings, loss_config or name, 'lens/loss')
     if loss.stage not in (name,'debug'): raise ConfigError(f"loss settings {loss_config} are for {loss.stage}, not for {name}: use one of that stage")
-    if train.proxy_enabled and train.proxy_module_path=='distortkit.lens.proxy': load_settings(ProxySettings, train.proxy_config)
+    if train.proxy_enabled and train.own_proxy: make_scorer(train.proxy, train.proxy_config)
     return Recipe(model=load_settings(ModelSettings, model_config, 'lens/model'), loss=loss, train=train)
