@@ -7,7 +7,14 @@ from distortkit.core.config import CONFIGS
 from house import ROOT
 
 DOCS = ['README.md','CONTRIBUTING.md']
-COMMANDS = typer.main.get_command(app).commands
+
+def words(group, before=()):
+    "Every command of a group and of the groups inside it: ('qa','check') -> command."
+    for name,c in group.commands.items():
+        if hasattr(c, 'commands'): yield from words(c, (*before, name))
+        else: yield (*before, name),c
+
+COMMANDS = dict(words(typer.main.get_command(app)))
 
 def typed():
     "Every command of the docs and of the help texts: fenced lines, spans in backticks, indented help lines."
@@ -35,10 +42,12 @@ def test_there_are_commands(): assert {p for *_,p,_ in OURS}=={'distortkit','mak
 @pick('distortkit')
 def test_distortkit_commands(doc, line, args):
     if not args or args==['COMMAND','--help'] or args==['--help']: return
-    assert args[0] in COMMANDS, f"{doc}: {line!r}: no command {args[0]}"
-    options = {o: p for p in COMMANDS[args[0]].params for o in (*p.opts, *p.secondary_opts) if o.startswith('-')}
-    for a,value in zip(args[1:], [*args[2:], '']):
-        if a.startswith('-') and a!='--help': assert a in options, f"{doc}: {line!r}: {args[0]} has no option {a}"
+    called = next((c for c in (tuple(args[:2]), tuple(args[:1])) if c in COMMANDS), None)
+    if called is None and any(c[:len(args)]==tuple(args) for c in COMMANDS): return  # a group is meant
+    assert called, f"{doc}: {line!r}: no command {' '.join(args[:2])}"
+    options = {o: p for p in COMMANDS[called].params for o in (*p.opts, *p.secondary_opts) if o.startswith('-')}
+    for a,value in zip(args[len(called):], [*args[len(called)+1:], '']):
+        if a.startswith('-') and a!='--help': assert a in options, f"{doc}: {line!r}: {' '.join(called)} has no option {a}"
         if re.fullmatch(r'--(model|loss|train)-config', a):
             assert (CONFIGS/'lens'/a[2:].split('-')[0]/f'{value}.yaml').exists(), f"{doc}: {line!r}: no shipped settings {value}"
     if args[0]=='configs' and len(args)>1: assert (CONFIGS/f'{args[1]}.yaml').exists(), f"{doc}: {line!r}: no such settings"

@@ -4,7 +4,7 @@ from configparser import ConfigParser
 from house import FLOORS, ROOT, TOWERS, imports, modules
 
 LOSSES,MODELS = range(30,40), range(40,50)
-PYPI = dict(yaml='pyyaml', cv2='opencv-python-headless', skimage='scikit-image', sklearn='scikit-learn', PIL='pillow', jupyter_client='ipykernel')
+PYPI = dict(yaml='pyyaml', pytorch_msssim='pytorch-msssim', cv2='opencv-python-headless', skimage='scikit-image', sklearn='scikit-learn', PIL='pillow', jupyter_client='ipykernel')
 
 def floor(room): return next(i for i,rooms in enumerate(FLOORS) if room in rooms)
 def dotted(name): return '.'.join(name)
