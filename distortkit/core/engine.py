@@ -13,7 +13,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .checkpoint import CheckpointError, load_checkpoint, rng_state, save_checkpoint, set_rng_state
-from .feed import epoch_batches
+from .feed import epoch_batches, loader_dice
 from .metrics import Means
 from .runs import Run, seed_everything
 from .steps import EngineSettings, StepResult, Stepper
@@ -31,10 +31,12 @@ class Engine(Stepper):
         extra:dict=None, # plain values kept in every checkpoint, e.g. the stage
         watch=None, # {name: mean of a diagnostic} -> list of warnings; each is told once per epoch
         on_epoch_end=None, # called as (engine, epoch, metrics) on the main process
+        optional=(), # metrics that may be missing, as the score of a scorer that fails; the last ones are kept in `extra`, too
     ):
         super().__init__(model, step, settings, summarise)
-        self.run,self.extra,self.watch,self.on_epoch_end = run,dict(extra or {}),watch,on_epoch_end
-        self.batches_done,self.best_metric,self._rng_epoch = 0,None,None
+        self.run,self.extra,self.watch,self.on_epoch_end,self.optional = run,dict(extra or {}),watch,on_epoch_end,tuple(optional)
+        self.batches_done,self.best_metric,self._rng_epoch,self._dice = 0,None,None,[]
+        self.best_by,self._last = (settings.best_metric_name, settings.best_metric_mode),{}
 
     def _fresh(self): super()._fresh(); self._told = set()
 
@@ -44,8 +46,8 @@ def _train_epoch(self:Engine, loader):
     "The rest of the running epoch; its means."
     s,acc,t0 = self.settings,self.acc,time.perf_counter()
     resumed = self._rng_epoch is not None
-    if resumed: set_rng_state(self._rng_epoch)
-    else: self._rng_epoch = rng_state(); self._fresh()
+    if not resumed: self._rng_epoch = self._rng; self._fresh()
+    self._throw_from(self._rng_epoch)
     batches = epoch_batches(loader, self.epoch, self.batches_done, acc.process_index, acc.num_processes, seed=s.seed)
     if resumed: set_rng_state(self._rng)
     images = self._counts['images']
@@ -57,19 +59,30 @@ def _train_epoch(self:Engine, loader):
         self._mark()
         if s.log_interval and self.global_step%s.log_interval==0: self._tell_step()
         if s.checkpoint_every_steps and self.global_step%s.checkpoint_every_steps==0: self._save('last.pt')
-        if self._wishes: raise KeyboardInterrupt(self._wishes[0])
+        self._halt()
     if not self.batches_done: raise ValueError("the training loader gave no batch")
     seconds = time.perf_counter()-t0
-    total = Means()
-    for m in self._shares(self._means.state()): total.add(m)
-    values = {**total.means(), 'lr': self.optimizer.param_groups[0]['lr'], 'seconds': seconds, **self._skips()}
+    values = {**self._epoch_means(), 'seconds': seconds, **self._skips()}
     if n := self._counts['images']-images: values['images_per_s'] = n*acc.num_processes/seconds
     return values
 
 @patch
 def _mark(self:Engine):
     "Here, between two steps, the run could be resumed."
-    self._rng,self._buffers,self._whole = rng_state(),[],True
+    self._rng,self._buffers,self._whole = {**rng_state(), 'loaders': [g.get_state() for g in self._dice]},[],True
+
+@patch
+def _throw_from(self:Engine, state):
+    "Put all dice back."
+    set_rng_state(state)
+    for g,s in zip(self._dice, state['loaders']): g.set_state(s)
+
+@patch
+def _epoch_means(self:Engine):
+    "Means since the epoch began, over all processes."
+    total = Means()
+    for m in self._shares(self._means.state()): total.add(m)
+    return {**total.means(), 'lr': self.optimizer.param_groups[0]['lr']}
 
 @patch
 def _skips(self:Engine): return {k: self._counts[k] for k in ('steps_skipped','nonfinite_steps')}
@@ -87,7 +100,7 @@ def _text(self:Engine, values):
 @patch
 def _tell_step(self:Engine):
     "A line within the epoch, with the means since its start."
-    values = {**self._means.means(), 'lr': self.optimizer.param_groups[0]['lr']}
+    values = self._epoch_means()
     self.run.log('step', self.global_step, self.epoch+1, values)
     self._say(f"{self._text(values)}  lr {values['lr']:.2g}")
     self._warn(values)
@@ -96,7 +109,7 @@ def _tell_step(self:Engine):
 def _warn(self:Engine, values):
     "Warnings of the watcher, each once per epoch."
     for text in (self.watch({k: values[k] for k in self._watched if k in values}) if self.watch else []):
-        bare = re.sub(r'[-+]?\d[\d.]*(e[-+]?\d+)?', '#', text)
+        bare = re.sub(r'((\S+\s+)?\S*\d\S*\s*)+', '# ', text)
         if bare in self._told: continue
         self._told.add(bare)
         self._say(f'warning: {text}'); self.run.note(text, self.global_step, self.epoch+1)
@@ -106,37 +119,46 @@ PROGRESS = ('epoch','global_step','batches_done','best_metric')  # how far a run
 
 @patch
 def _save(self:Engine, name):
-    "Write a checkpoint of the last moment between two steps."
-    if not self.is_main: return
+    "Write a checkpoint of the last moment between two steps; dice and means of all processes are in it."
     s,inside = self.settings,self._rng_epoch is not None
-    progress = dict(rng_epoch=self._rng_epoch, means=self._means.state(), counts=dict(self._counts), watched=list(self._watched),
-                    told=sorted(self._told)) if inside else None
-    save_checkpoint(self.run.dir/name, dict(
+    mine = dict(rng_epoch=self._rng_epoch, means=self._means.state(), counts=dict(self._counts), watched=list(self._watched),
+                told=sorted(self._told)) if inside else None
+    rng,progress = zip(*self._shares((self._rng, mine)))
+    state = dict(
         model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), scheduler=self.scheduler.state_dict(),
         scaler=self.acc.scaler.state_dict() if self.acc.scaler is not None else None,
-        **{name: getattr(self, name) for name in PROGRESS}, rng=self._rng,
-        extra={**self.extra, 'best_metric_name': s.best_metric_name, 'best_metric_mode': s.best_metric_mode, 'progress': progress}))
+        **{name: getattr(self, name) for name in PROGRESS}, rng=list(rng),
+        extra={**self.extra, **self._last, 'best_metric_name': self.best_by[0], 'best_metric_mode': self.best_by[1],
+               'best_metric_wanted': f'{s.best_metric_name} {s.best_metric_mode}', 'progress': list(progress) if inside else None})
+    why = None
+    try: self.is_main and save_checkpoint(self.run.dir/name, state)
+    except CheckpointError as e: why = str(e)
+    if why := next(filter(None, self._shares(why)), None): raise CheckpointError(why)  # only now is it there for all
 
 @patch
 def _resume(self:Engine, path):
     "Take everything from a checkpoint."
     path,s = Path(path),self.settings
     c = load_checkpoint(path, require=('model','optimizer','scheduler','scaler',*PROGRESS,'rng','extra'))
+    n,world,rank = len(c['rng']),self.acc.num_processes,self.acc.process_index
+    if n!=world: raise CheckpointError(f"{path} was written by a run of {n} process{'es' if n>1 else ''}, this one has {world}: "
+                                       "start as many, or begin a new run from its weights alone")
     try:
         for name in ('model','optimizer','scheduler'): getattr(self, name).load_state_dict(c[name])
     except (RuntimeError, ValueError, KeyError) as e:
         raise CheckpointError(f"{path} does not fit this run: {str(e).strip().splitlines()[-1].strip()}") from None
     if self.acc.scaler is not None and c['scaler']: self.acc.scaler.load_state_dict(c['scaler'])
     for name in PROGRESS: setattr(self, name, c[name])
-    if [c['extra'].get(f'best_metric_{k}') for k in ('name','mode')]!=[s.best_metric_name, s.best_metric_mode]:
+    if c['extra'].get('best_metric_wanted')==f'{s.best_metric_name} {s.best_metric_mode}':
+        self.best_by = tuple(c['extra'][f'best_metric_{k}'] for k in ('name','mode'))
+    else:
         self.best_metric = None
         self._say(f"the best checkpoint is now judged by {s.best_metric_name} ({s.best_metric_mode}): earlier ones do not count")
-    self._fresh(); progress = c['extra'].get('progress')
-    if progress:
-        self._rng_epoch,self._counts = progress['rng_epoch'],dict(progress['counts'])
+    self._fresh(); self._last = {k: c['extra'][k] for k in self.optional if k in c['extra']}
+    if c['extra'].get('progress'):
+        progress = c['extra']['progress'][rank]; self._rng_epoch,self._counts = progress['rng_epoch'],dict(progress['counts'])
         self._means.add(progress['means']); self._watched = dict.fromkeys(progress['watched']); self._told = set(progress['told'])
-    self._rng = c['rng']; set_rng_state(self._rng)
-    if self.acc.process_index: self._own_dice()
+    self._rng = c['rng'][rank]; self._throw_from(self._rng)
     self.run.rewind(self.global_step, self.epoch)
     best = path.with_name('best.pt')
     if self.is_main and best.is_file() and not (self.run.dir/'best.pt').exists(): shutil.copyfile(best, self.run.dir/'best.pt')
@@ -146,26 +168,31 @@ def _resume(self:Engine, path):
 @patch
 def _own_dice(self:Engine):
     "Dice of the other processes, so that they do not all drop the same units."
-    seed_everything(self.settings.seed+7919*self.acc.process_index+104_729*self.global_step)
-    self._rng = rng_state()
-    if self._rng_epoch is not None: self._rng_epoch = self._rng
+    seed_everything(self.settings.seed+7919*self.acc.process_index); self._mark()
 
 # %% ../../nbs/00_core/90_engine.ipynb #97b40265
 @patch
 def _judge(self:Engine, metrics):
     "Is this the best so far? Then best.pt is written."
-    s = self.settings; name = s.best_metric_name
-    if name not in metrics: raise KeyError(f"best_metric_name {name!r} is not measured; there are {', '.join(metrics)}")
-    value = float(metrics[name]); first = self.best_metric is None
-    better = first or (value<self.best_metric if s.best_metric_mode=='min' else value>self.best_metric)
-    if better: self.best_metric = value if math.isfinite(value) else None; self._save('best.pt')
+    value = self._measured(metrics); name,mode = self.best_by; self._last |= {k: float(metrics[k]) for k in self.optional if k in metrics}
+    better = math.isfinite(value) and (self.best_metric is None or (value<self.best_metric if mode=='min' else value>self.best_metric))
+    if better: self.best_metric = value; self._save('best.pt')
     return f"{name} {value:.4g}{' (best)' if better else ''}", better
 
 @patch
-def _begin(self:Engine, loader):
+def _measured(self:Engine, metrics):
+    "The number that decides; nan where it is missing for a reason."
+    name = self.best_by[0]
+    if name in metrics: return float(metrics[name])
+    if name in self.optional or metrics.get('nonfinite_batches'): return math.nan
+    raise KeyError(f"best_metric_name {name!r} is not measured; there are {', '.join(metrics)}")
+
+@patch
+def _begin(self:Engine, *loaders):
     "Everything as before the first step."
-    self.prepare(loader)
-    self.epoch = self.global_step = self.batches_done = 0; self.best_metric = self._rng_epoch = None
+    self.prepare(loaders[0])
+    self.epoch = self.global_step = self.batches_done = 0; self.best_metric = self._rng_epoch = None; self._last = {}
+    self.best_by,self._dice = (self.settings.best_metric_name, self.settings.best_metric_mode),loader_dice(*loaders)
     seed_everything(self.settings.seed); self._fresh(); self._mark()
     if self.acc.process_index: self._own_dice()
 
@@ -176,7 +203,7 @@ def fit(self:Engine,
     resume_from=None, # checkpoint of this run to go on from
 )->Run: # the run, with its history
     "Train for `settings.epochs` epochs."
-    self._begin(train_loader)
+    self._begin(train_loader, val_loader)
     if resume_from: self._resume(resume_from)
     with stop_signals() as self._wishes:
         try:
@@ -194,6 +221,9 @@ def fit(self:Engine,
 def _first_look(self:Engine, val_loader):
     "Validate what was given, before the first step."
     metrics = self.validate(val_loader); self._mark()
+    if math.isnan(self._measured(metrics)) and self.best_by[0] in self.optional:
+        text = f"{self.best_by[0]} cannot be measured: the best checkpoint is judged by loss (min)"
+        self._say(f'warning: {text}'); self.run.note(text, 0, 0); self.best_by = ('loss','min')
     told,better = self._judge(metrics)
     self.run.log('val', 0, 0, {**metrics, 'is_best': better})
     self._say(f"before training  val {told}")
@@ -206,9 +236,10 @@ def _one_epoch(self:Engine, train_loader, val_loader):
     metrics = self.validate(val_loader) if val_loader is not None else values
     text = self._text(values)
     self.epoch += 1; self.batches_done = 0; self._rng_epoch = None; self._mark()
+    self._whole = False  # until best.pt, diary and last.pt tell of this epoch
     told,better = self._judge(metrics)
     if val_loader is not None: self.run.log('val', self.global_step, self.epoch, {**metrics, 'is_best': better})
-    self._save('last.pt')
+    self._save('last.pt'); self._whole = True
     self._say(f"{text}  {'val ' if val_loader is not None else ''}{told}")
     if self.on_epoch_end and self.is_main: self.on_epoch_end(self, self.epoch, metrics)
 
@@ -216,6 +247,7 @@ def _one_epoch(self:Engine, train_loader, val_loader):
 def _interrupted(self:Engine, why):
     "Leave a checkpoint to go on from."
     if not self._whole: return self._say("stopped in the middle of an update: go on from last.pt")
+    if self.acc.num_processes>1 and not self._agreed: return self._say("stopped without the other processes: go on from last.pt")
     if self._buffers: self._restore_buffers()
     self._save('interrupted.pt')
     self._say(f"stopped{f' by {why}' if str(why) else ''}: interrupted.pt goes on from epoch {self.epoch+1}, step {self.global_step}")

@@ -7,8 +7,10 @@ __all__ = ['PACKAGES', 'RESERVED', 'project_root', 'runs_root', 'seed_everything
 
 # %% ../../nbs/00_core/80_runs.ipynb #2051e059
 import configparser, json, math, os, platform, random, shlex, subprocess, sys, tempfile
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +161,14 @@ def _plain(x):
     if hasattr(x, 'model_dump'): return x.model_dump(mode='json')
     return x.tolist() if hasattr(x, 'tolist') else str(x)
 
-# %% ../../nbs/00_core/80_runs.ipynb #d62d811f
+# %% ../../nbs/00_core/80_runs.ipynb #2b82b487
+@contextmanager
+def _named(path):
+    "An error of writing as one sentence that names the file."
+    try: yield
+    except OSError as e: raise OSError(f"cannot write {path} ({e.strerror or e}): is the disk full or read-only?") from None
+
+# %% ../../nbs/00_core/80_runs.ipynb #b95f8aec
 class Run:
     "The folder of one run and its diary."
     def __init__(self, dir, settings, seed=0, tensorboard=True, writes=True):
@@ -174,26 +183,29 @@ class Run:
         resume:bool=False, # go on in a folder that holds a run already
         tensorboard:bool=True, # also write scalars for TensorBoard to tb/
     )->'Run':
-        "Make the folder and write resolved_config.json, before anything else."
+        "Make the folder and write resolved_config.json, before anything else; what a killed run left half written goes."
         self = cls(run_folder(name_or_dir), settings, seed, tensorboard, writes=int(os.environ.get('RANK', 0))==0)
         if not self.writes: return self
         if self.dir.exists() and not resume: _aside(self.dir)
         self.dir.mkdir(parents=True, exist_ok=True)
+        for half in self.dir.glob('.*.tmp'): half.unlink()
         config = self.dir/'resolved_config.json'
         if config.exists():
             n = next(n for n in range(1, 10**6) if not (self.dir/f'resolved_config.{n}.json').exists())
             config.rename(self.dir/f'resolved_config.{n}.json')
         facts = dict(settings=settings, seed=seed, environment=environment(), command=shlex.join(sys.argv),
                      time=datetime.now(timezone.utc).isoformat(timespec='seconds'))
-        config.write_text(json.dumps(facts, indent=1, default=_plain)+'\n', encoding='utf-8')
+        with _named(config): config.write_text(json.dumps(facts, indent=1, default=_plain)+'\n', encoding='utf-8')
         return self
 
     def _write(self, text):
         if self._file is None:
             torn = (p:=self.dir/'history.jsonl').exists() and not p.read_bytes().endswith(b'\n')
             if torn: self.rewind()
-            self._file = open(p, 'a', buffering=1, encoding='utf-8')
-        self._file.write(text+'\n')
+            with _named(p): self._file = open(p, 'ab', buffering=0)
+        data = (text+'\n').encode('utf-8', 'replace')
+        with _named(self.dir/'history.jsonl'):
+            while data: data = data[self._file.write(data):]
 
     def log(self,
         kind:str, # train and val: once per epoch; step: in between
@@ -204,9 +216,10 @@ class Run:
         "One line of the diary, and scalars '<kind>/<name>'."
         if not self.writes: return
         self._write(_line(kind, step, epoch, values))
-        if (tb:=self._board(step)) is not None:
-            for k,v in values.items():
-                if not isinstance(v, (str,type(None))): tb.add_scalar(f'{kind}/{k}', float(v), step)
+        try:
+            for k,v in values.items() if self._board(step) is not None else ():
+                if not isinstance(v, (str,type(None))): self._tb.add_scalar(f'{kind}/{k}', float(v), step)
+        except Exception as e: self.tensorboard = self._tb = None; self.note(f'no more scalars for TensorBoard: {type(e).__name__}: {e}')
 
     def note(self,
         text:str, # one sentence
@@ -231,11 +244,11 @@ class Run:
         "Forget what came after a checkpoint, so that a resumed run tells nothing twice."
         if not self.writes: return
         self.close()
-        late = lambda l: step is not None and (l['step'] or 0)>step
-        late_epoch = lambda l: epoch is not None and l['kind'] in ('train','val') and l['epoch']>epoch
-        rows = [json.dumps(l, ensure_ascii=False) for l in self.history.lines if not late(l) and not late_epoch(l)]
-        tmp = self.dir/'history.jsonl.tmp'
-        tmp.write_text(''.join(r+'\n' for r in rows), encoding='utf-8'); os.replace(tmp, self.dir/'history.jsonl')
+        late = lambda l: step is not None and (l['step'] or 0)>step or epoch is not None and l['kind'] in ('train','val') and l['epoch']>epoch
+        rows = [json.dumps(l, ensure_ascii=False) for l in takewhile(lambda l: not late(l), self.history.lines)]
+        tmp = self.dir/'.history.jsonl.tmp'
+        with _named(self.dir/'history.jsonl'):
+            tmp.write_text(''.join(r+'\n' for r in rows), encoding='utf-8'); os.replace(tmp, self.dir/'history.jsonl')
 
     @property
     def history(self)->History: return History.read(self.dir)

@@ -38,6 +38,7 @@ class EngineSettings(Settings):
     "How to train, whatever is trained."
     epochs:int = Field(1, ge=1)
     amp_enabled:bool = Field(False, description='cuda: float16 with loss scaling; cpu: bfloat16; mps: off')
+    channels_last:bool = Field(False, description='keep the weights of convolutions, and so their pictures, channel by channel in each pixel')
     grad_clip_norm:float|None = Field(1., gt=0, description='longest gradient allowed; null: any')
     grad_accumulation:int = Field(1, ge=1, description='batches per optimiser step')
     log_interval:int = Field(10, ge=0, description='optimiser steps between two lines; 0: none within an epoch')
@@ -64,7 +65,7 @@ class Stepper:
         self.model,self.step,self.settings,self.summarise = model,step,settings,summarise
         self.optimizer = self.scheduler = None
         self.epoch = self.global_step = 0
-        self._wishes,self._buffers,self._whole = [],[],True
+        self._wishes,self._agreed,self._buffers,self._whole = [],[],[],True
         self._fresh(); self._connect()
 
     def _connect(self):
@@ -72,6 +73,7 @@ class Stepper:
         self.acc = make_accelerator(self.settings.device, self.settings.amp_enabled)
         self._precision = dict(fp16=torch.float16, bf16=torch.bfloat16).get(self.acc.mixed_precision)
         self.model.to(self.acc.device); self.wrapped = self.model
+        if self.settings.channels_last: self.model.to(memory_format=torch.channels_last)
 
     def autocast(self): # context manager
         "The precision to run the model in."
@@ -92,44 +94,72 @@ class Stepper:
 
 # %% ../../nbs/00_core/88_steps.ipynb #bc479c49
 @patch
+def _try(self:Stepper, model, batch, where):
+    "The step's result, its numbers, and what is not finite in words; a step may raise FloatingPointError itself."
+    at = f"{where}, epoch {self.epoch+1}, step {self.global_step}"
+    try: r = self.step(model, batch, where=='training', autocast=self.autocast)
+    except FloatingPointError as e: return None,{},f"{at}: {e}"
+    numbers = floats({**r.diagnostics, **r.parts, 'loss': r.loss})
+    bad = [f'{k} = {numbers[k]}' for k in (*r.parts, 'loss') if not math.isfinite(numbers[k])]
+    return r,numbers,f"{at}: not finite: {', '.join(bad)}" if bad else None
+
+@patch
+def _agree(self:Stepper, fault):
+    "Is there a fault in any process? Raises it where faults are not allowed; learns who was asked to stop."
+    known = self._shares((fault, list(self._wishes)))
+    self._agreed = next((wishes for _,wishes in known if wishes), [])
+    faults = [f for f,_ in known if f]
+    if faults and self.settings.fail_on_nonfinite_loss: raise FloatingPointError(faults[0])
+    return bool(faults)
+
+@patch
+def _halt(self:Stepper):
+    "Stop here, in all processes, if one was asked to."
+    wishes = self._agreed if self.acc.num_processes>1 else self._wishes
+    if wishes: raise KeyboardInterrupt(wishes[0])
+
+# %% ../../nbs/00_core/88_steps.ipynb #f5767409
+@patch
 def validate(self:Stepper,
     loader, # validation batches
 )->dict: # name -> float
     "Means of loss, parts and diagnostics, and what `summarise` makes of the samples."
     if self.optimizer is None: self._connect()
-    means,samples,s = Means(allow_nonfinite=True),{},self.settings
-    rank,world = self.acc.process_index,self.acc.num_processes
-    mine = None if s.max_val_steps is None else max(0, -(-(s.max_val_steps-rank)//world))
-    if world>1:
+    means,samples,lost = Means(allow_nonfinite=True),{},0
+    if self.acc.num_processes>1:
         for b in self.model.buffers(): torch.distributed.broadcast(b, 0)  # the first process's batch norm is the one that is saved
     self.model.eval()
     with torch.no_grad():
-        for batch in islice(epoch_batches(loader, 0, rank=rank, world=world, even=False, seed=s.seed), mine):
+        for batch in self._rounds(loader):
             batch = to_device(batch, self.acc.device)
-            r = self.step(self.model, batch, False, autocast=self.autocast)
-            numbers = floats({**r.diagnostics, **r.parts, 'loss': r.loss})
-            if s.fail_on_nonfinite_loss: self._finite(numbers, r, 'validation')
+            r,numbers,fault = self._try(self.model, batch, 'validation') if batch is not None else (None,{},None)
+            self._agree(fault); self._halt()
+            lost += bool(fault)
+            if fault or r is None: continue
             means.update(numbers, batch_size(batch) or 1)
             for k,v in r.per_sample.items(): samples.setdefault(k, []).append(v.detach().float().cpu())
-            if self._wishes: raise KeyboardInterrupt(self._wishes[0])
-    return self._summary(means, {k: torch.cat(v) for k,v in samples.items()})
+    return self._summary(means, {k: torch.cat(v) for k,v in samples.items()}, lost)
 
 @patch
-def _summary(self:Stepper, means, samples):
+def _rounds(self:Stepper, loader):
+    "This process's validation batches; None where others still have one."
+    rank,world,most = self.acc.process_index,self.acc.num_processes,self.settings.max_val_steps
+    share = lambda n: None if n is None else max(0, -(-(n-rank)//world))
+    mine = islice(epoch_batches(loader, 0, rank=rank, world=world, even=False, seed=self.settings.seed), share(most))
+    if world==1: return mine
+    n = len(loader) if most is None else min(len(loader), most)
+    return (next(mine, None) for _ in range(-(-n//world)))
+
+@patch
+def _summary(self:Stepper, means, samples, lost):
     "Metrics over all processes."
-    total,every = Means(),{}
-    for m,s in self._shares((means.state(), samples)):
-        total.add(m)
+    total,every,left_out = Means(),{},0
+    for m,s,n in self._shares((means.state(), samples, lost)):
+        total.add(m); left_out += n
         for k,v in s.items(): every.setdefault(k, []).append(v)
     metrics = total.means()
     if self.summarise and every: metrics.update(self.summarise({k: torch.cat(v) for k,v in every.items()}))
-    return metrics
-
-@patch
-def _finite(self:Stepper, numbers, result, where):
-    "Stop if loss or parts are not finite, naming them."
-    bad = [f'{k} = {numbers[k]}' for k in (*result.parts, 'loss') if not math.isfinite(numbers[k])]
-    if bad: raise FloatingPointError(f"{where}, epoch {self.epoch+1}, step {self.global_step}: not finite: {', '.join(bad)}")
+    return metrics|(dict(nonfinite_batches=left_out) if left_out else {})
 
 # %% ../../nbs/00_core/88_steps.ipynb #4c937cd2
 @patch
@@ -157,16 +187,15 @@ def update(self:Stepper,
     group, # batches of this step
 )->bool: # False: it had to be left out
     "One optimiser step over a group of batches."
-    acc,results = self.acc,[]
+    acc,results,shares = self.acc,[],self._weights(group)
     self._buffers = [b.clone() for b in self.model.buffers()]
     self.wrapped.train()
     for i,batch in enumerate(group):
         batch = to_device(batch, acc.device)
         with nullcontext() if i==len(group)-1 else acc.no_sync(self.wrapped):
-            r = self.step(self.wrapped, batch, True, autocast=self.autocast)
-            numbers = floats({**r.diagnostics, **r.parts, 'loss': r.loss})
-            if not self._usable(numbers, r): return self._leave_out()
-            acc.backward(r.loss/len(group))
+            r,numbers,fault = self._try(self.wrapped, batch, 'training')
+            if self._agree(fault): return self._leave_out()
+            acc.backward(r.loss*shares[i])
         results.append((numbers, r, (batch_size(batch) or 0)))
     norm = float(acc.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip_norm or math.inf))
     if acc.scaler is None and not math.isfinite(norm):
@@ -185,12 +214,11 @@ def update(self:Stepper,
 
 # %% ../../nbs/00_core/88_steps.ipynb #2c2c3d14
 @patch
-def _usable(self:Stepper, numbers, result):
-    "Are loss and parts finite, in all processes?"
-    try: self._finite(numbers, result, 'training'); fault = None
-    except FloatingPointError as e: fault = e
-    if fault and self.settings.fail_on_nonfinite_loss: raise fault
-    return not any(self._shares(bool(fault)))
+def _weights(self:Stepper, group):
+    "What each batch counts in this step: its share of the samples of all processes, whose gradients are averaged."
+    sizes = [batch_size(b) or 0 for b in group]; every = self._shares(sizes)
+    if not all(map(all, every)): return [1/len(group)]*len(group)
+    return [n*len(every)/sum(map(sum, every)) for n in sizes]
 
 @patch
 def _leave_out(self:Stepper):

@@ -6,17 +6,20 @@
 __all__ = ['stop_signals']
 
 # %% ../../nbs/00_core/87_stop.ipynb #316c32b0
-import signal, threading
+import signal, threading, time
 from contextlib import contextmanager
 
 # %% ../../nbs/00_core/87_stop.ipynb #f01577d3
 @contextmanager
-def stop_signals():
-    "Collect SIGINT and SIGTERM in a list instead of dying; a second one raises at once. Main thread only."
-    wishes,before = [],{}
+def stop_signals(
+    echo:float=1., # s; until then a signal repeats the first
+): # yields a list: empty, or the name of the first signal
+    "Collect SIGINT and SIGTERM in a list instead of dying; a later one raises at once. Main thread only."
+    wishes,before,since = [],{},[]
     def wish(number, frame):
-        wishes.append(signal.Signals(number).name)
-        if len(wishes)>1: raise KeyboardInterrupt(wishes[-1])
+        name = signal.Signals(number).name
+        if not wishes: wishes.append(name); since.append(time.monotonic())
+        elif time.monotonic()-since[0]>echo: raise KeyboardInterrupt(name)
     if threading.current_thread() is threading.main_thread():
         before = {s: signal.signal(s, wish) for s in (signal.SIGINT, signal.SIGTERM)}
     try: yield wishes

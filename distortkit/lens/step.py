@@ -12,7 +12,7 @@ from ..core.engine import StepResult
 from ..geometry.epe import end_point_error
 from ..geometry.grid import identity_grid
 from .backends import make_backend
-from .losses.total import IMAGE_TERMS, LossSettings, check_finite, total_loss
+from .losses.total import FLOW_TERMS, IMAGE_TERMS, LossSettings, check_finite, total_loss
 from .params import BOUNDS, PARAM_NAMES
 
 # %% ../../nbs/20_lens/50_step.ipynb #b9b27670
@@ -27,6 +27,8 @@ def check_output(
     n = len(batch['input_image'] if 'input_image' in batch else batch['target_grid'])
     if p.ndim!=2 or p.shape[0]!=n or p.shape[1]<8: raise ValueError(f"params must be ({n},8) {', '.join(PARAM_NAMES)}, got {tuple(p.shape)}")
     if flow is not None and (flow.ndim!=4 or flow.shape[1]!=2): raise ValueError(f"residual_flow must be ({n},2,h,w) px, got {tuple(flow.shape)}")
+    for key,x in dict(params=p, residual_flow=flow).items():
+        if x is not None and not x.isfinite().all(): raise FloatingPointError(f"the model's {key} {tuple(x.shape)} holds NaN or infinite numbers")
 
 def check_warp(
     warped:dict, # what the backend returned
@@ -70,6 +72,8 @@ class LensStep:
         scorer=None, # (pred, target) -> {name: (B,)} of proxy scores, in validation
     ):
         if loss.stage not in (stage, 'debug'): raise ValueError(f"loss settings are for {loss.stage}, the run is {stage}")
+        reg = [n for n in (*FLOW_TERMS,'jacobian') if loss.weights()[n]] if stage=='stage1_param_only' else []
+        if reg: raise ValueError(f"{', '.join(f'{n}_weight' for n in reg)} must be 0 in stage1_param_only, which trains no residual flow")
         self.loss,self.stage,self.bounds,self.long_side,self.scorer = loss,stage,bounds,long_side,scorer
         self.backend = make_backend(backend) if isinstance(backend, str) else backend
         self.hybrid = stage!='stage1_param_only'
@@ -77,13 +81,17 @@ class LensStep:
 
     def forward(self, model, batch, autocast, with_image, stats):
         "The model's and the backend's answers, checked."
-        with autocast(): out = model(batch.get('input_image'), batch.get('curves'), batch.get('curve_mask'), residual=self.hybrid)
+        try:
+            with autocast(): out = model(batch.get('input_image'), batch.get('curves'), batch.get('curve_mask'), residual=self.hybrid)
+        except ValueError as e:
+            if 'NaN' not in str(e): raise
+            raise FloatingPointError(f"in the model: {e}") from None
         check_output(out, batch)
         image = batch.get('input_image')
         if image is None: image = out['params'].new_zeros(1).expand(len(out['params']), 3, *batch['target_grid'].shape[1:3])
         elif 'target_image' in batch and image.shape!=batch['target_image'].shape:
             raise ValueError(f"input_image {tuple(image.shape)} and target_image {tuple(batch['target_image'].shape)} must have the same shape")
-        flow = out.get('residual_flow') if self.hybrid else None
+        flow = out['residual_flow'].float() if self.hybrid and out.get('residual_flow') is not None else None
         warped = self.backend.warp(image.float(), out['params'][:,:8].float(), flow, with_image=with_image, stats=stats)
         check_warp(warped, with_image, self.hybrid)
         return out,warped,flow
@@ -98,6 +106,8 @@ class LensStep:
         found = param_diagnostics(out['params'], self.bounds) | {f'model_debug_{k}': v for k,v in out.get('debug_stats', {}).items()}
         if flow is not None: found |= residual_diagnostics(flow, warped['residual_flow_fullres_norm'])
         found |= {f'warp_{k}': v for k,v in warped['warp_stats'].items() if k!='safety'}
+        if report := warped['warp_stats'].get('safety'):
+            each = report.get('per_image', [report]); found['warp_safety_safe'] = sum(bool(e['safe']) for e in each)/len(each)
         return StepResult(total, parts, found, {} if train else self.judge(warped, batch))
 
     @torch.no_grad()
@@ -108,5 +118,5 @@ class LensStep:
             truth = batch['target_grid']; nothing = identity_grid(*truth.shape[1:3], truth.device).expand_as(truth)
             error = lambda g: end_point_error(g, truth, self.long_side).mean((1,2))
             found = dict(epe_px=error(warped['final_grid']), identity_epe_px=error(nothing))
-        if self.scorer is not None and warped['pred_image'] is not None: found |= self.scorer(warped['pred_image'], batch['target_image'])
+        if self.scorer is not None and warped['pred_image'] is not None and 'target_image' in batch: found |= self.scorer(warped['pred_image'], batch['target_image'])
         return found

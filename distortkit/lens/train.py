@@ -13,15 +13,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch.utils.data import default_collate
-from ..core.checkpoint import load_weights
-from ..core.config import ConfigError
+from ..core.checkpoint import CheckpointError, load_checkpoint, load_weights
+from ..core.config import ConfigError, changed
 from ..core.engine import Engine
 from ..core.runs import Run, run_folder, runs_root, seed_everything
-from .backends import GeometryBackend
+from .backends import GeometryBackend, make_backend
 from .hybrid import HybridModel
 from .loaders import make_loaders
 from .params import BOUNDS
+from .patience import Patience
 from .recipes import STAGE_NAMES, Recipe, load_recipe
+from .safety import evaluate_safety
 from .scores import summarise_errors
 from .step import LensStep
 from .watch import DebugDump, Scorer, Watch
@@ -43,7 +45,7 @@ def start_from(
     folder:Path, # of the run
 )->tuple: # init and resume checkpoint, Path or None
     "Which checkpoint a stage starts from."
-    if resume_from=='auto': resume = next((folder/n for n in ('interrupted.pt','last.pt') if (folder/n).is_file()), None)
+    if resume_from=='auto': resume = max((p for n in ('interrupted.pt','last.pt') if (p := folder/n).is_file()), key=lambda p: p.stat().st_mtime_ns, default=None)
     else: resume = Path(resume_from).expanduser() if resume_from else None
     if resume and not resume.is_file(): raise FileNotFoundError(f"there is no checkpoint {resume} to resume from")
     if resume and init_from and init_from!='previous': print(f'resume_from wins over init_from: {Path(init_from).name} is not read')
@@ -64,6 +66,13 @@ def _resolve(recipe, truth, warp_backend):
     if name=='proxy_total_score': change['best_metric_mode'] = 'max'
     return recipe.model_copy(update=dict(train=type(t).model_validate(t.model_dump()|change|dict(best_metric_name=name))))
 
+def _same_run(path, stage, settings):
+    "Refuse to go on from a checkpoint of another stage or another model."
+    extra = load_checkpoint(path, require=('model','extra'))['extra']
+    if extra.get('stage')!=stage: raise CheckpointError(f"{path} is of {extra.get('stage', 'another program')}, this run is {stage}: to start from its weights give it as init_from")
+    other = changed(extra.get('model_settings', {}), settings.model_dump(mode='json'))
+    if other: raise CheckpointError(f"{path} is of another model: {', '.join(f'{k} is {a!r} there, {b!r} here' for k,(a,b) in other.items())}; resume with its own model_config")
+
 def hold(
     model:HybridModel, # changed in place
     parts, # names of its parts
@@ -73,6 +82,12 @@ def hold(
     for part in parts:
         if part not in known: raise ConfigError(f"freeze names {part}, but this model has {', '.join(known)}")
         getattr(model, part).requires_grad_(False)
+
+def _scorer(t):
+    "Who scores pictures in validation, if anybody; a foreign scorer is waited for only so long."
+    scorer = Scorer(t) if t.proxy_enabled else None
+    if not scorer: return None
+    return scorer if scorer.ours else Patience(scorer)
 
 def run_stage(
     stage:str, # stage1, stage2 or stage3
@@ -93,21 +108,21 @@ def run_stage(
     recipe = load_recipe(stage, model_config, loss_config, train_config, overrides); name = recipe.train.stage
     truth = use_synthetic and not loader_module
     recipe = _resolve(recipe, truth, warp_backend); t = recipe.train
+    bounds = BOUNDS|{('s' if k=='scale' else k): v for k,v in recipe.model.param_bounds.items() if k!='aspect'}
+    step = LensStep(recipe.loss, name, make_backend(t.warp_backend, judge=evaluate_safety), bounds, t.long_side, _scorer(t))
     target = run_folder(t.checkpoint_dir or run_name or t.run_name or name)
     init,resume = start_from(name, init_from, resume_from, target)
+    if resume: _same_run(resume, name, recipe.model)
     if resume and resume_from!='auto' and not run_name: target = resume.parent
     if validate_only: target = target/'validation'
     seed_everything(t.seed); model = HybridModel(recipe.model)
     if init or (resume and validate_only): load_weights(model, init or resume)
-    bounds = BOUNDS|{('s' if k=='scale' else k): v for k,v in recipe.model.param_bounds.items() if k!='aspect'}
     hold(model, t.freeze); loaders = make_loaders(recipe, truth, loader_module, loader_fn)
     run = Run.open(target, dict(model=recipe.model, bounds=bounds, loss=recipe.loss, train=t, runtime=dict(stage=name, init_from=str(init or ''), resume_from=str(resume or ''),
         use_synthetic=truth, loader=f'{loader_module}:{loader_fn}' if loader_module else t.pairs_csv or '', validate_only=validate_only)), t.seed, resume=bool(resume) or validate_only)
-    scorer = Scorer(t) if t.proxy_enabled else None
-    step = LensStep(recipe.loss, name, t.warp_backend, bounds, t.long_side, scorer if scorer else None)
     dump = DebugDump(t.debug_dump_dir, t.debug_dump_max_images, next(iter(loaders[1])), step) if t.debug_dump_dir else None
     extra = dict(stage=name, model_settings=recipe.model.model_dump(mode='json'), proxy_enabled=t.proxy_enabled, picture_side=max(t.synthetic_height, t.synthetic_width))
-    engine = Engine(model, step, t, run, summarise_errors, extra, Watch(t.param_saturation_warn_threshold, recipe.model.residual_max_disp, t.residual_warn_abs_max_px), dump)
+    engine = Engine(model, step, t, run, summarise_errors, extra, Watch(t.param_saturation_warn_threshold, recipe.model.residual_max_disp, t.residual_warn_abs_max_px), dump, ('proxy_total_score',))
     if validate_only: metrics = engine.validate(loaders[1]); run.log('val', 0, 0, metrics)
     else: engine.fit(*loaders, resume_from=resume); metrics = best_metrics(run)
     run.close()
