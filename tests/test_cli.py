@@ -66,4 +66,4 @@ def test_help_needs_nothing_heavy():
 
 def test_the_entry_point_is_installed():
     done = subprocess.run([Path(sys.executable).with_name('distortkit'), '--help'], capture_output=True, text=True, check=True)
-    for word in ('train','correct','demo','configs'): assert f'\n  {word} ' in done.stdout
+    for word in ('train','correct','demo','configs','data','proxy','profile','qa','bench','infer-test'): assert f'\n  {word} ' in done.stdout

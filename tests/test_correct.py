@@ -2,6 +2,7 @@
 import json
 import numpy as np, pytest, torch
 from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import get_sampling
 from typer.testing import CliRunner
 from distortkit.cli import app
 from distortkit.core.checkpoint import save_checkpoint
@@ -34,14 +35,17 @@ def call(home, *words):
     assert 'Traceback' not in done.output
     return done.exit_code,done.output
 
-def held(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
+def held(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+def result(folder): return {k: v for k,v in held(folder).items() if k!='metadata.jsonl'}
+def lines(folder): return {l['file']: l for l in map(json.loads, (folder/'metadata.jsonl').read_text().splitlines())}
+def photos_of(folder): return {k: v for k,v in result(folder).items() if not k.startswith('index')}
 
 def test_from_folder_to_folder(home):
     photos,out = home/'Ferien ß',home/'out'; before = held(photos)
     code,said = call(home, photos, '-o', out, '--checkpoint', 'small')
-    assert code==2 and '3 corrected, 1 skipped' in said, said
+    assert code==2 and '2 corrected, 1 left alone, 1 skipped' in said, said
     assert [l for l in said.splitlines() if 'skipped:' in l and 'torn.jpg' in l], said
-    assert set(held(out))=={'cup.jpg','cup.metadata.json','wheel.png','wheel.metadata.json','wall.jpg','wall.metadata.json'}
+    assert set(photos_of(out))=={'cup.jpg','cup.metadata.json','wheel.png','wheel.metadata.json','wall.jpg','wall.metadata.json'}
     assert held(photos)==before                                                     # originals are never touched
     with Image.open(out/'cup.jpg') as im:
         assert im.size==(240,360) and im.info['icc_profile']==ICC                   # upright now
@@ -52,12 +56,25 @@ def test_from_folder_to_folder(home):
     assert (facts['cup']['height'], facts['cup']['width'])==(360,240) and facts['cup']['jacobian']['det_min']>0
     assert facts['wall']['mode_used']=='declined' and facts['wall']['code']=='FEW_CURVES' and (out/'wall.jpg').read_bytes()==before['wall.jpg']
 
-    first = held(out); (out/'wheel.png').write_bytes(b'mine')                       # a second call replaces nothing
-    code,said = call(home, photos, '-o', out, '--checkpoint', 'small')
-    assert code==1 and said.count('is there already')==3 and (out/'wheel.png').read_bytes()==b'mine'
-    code,said = call(home, photos, '-o', out, '--checkpoint', 'small', '--overwrite')
-    assert code==2 and held(out)==first                                             # and the same photograph gives the same bytes
-    code,said = call(home, photos/'cup.jpg', '-o', photos, '--checkpoint', 'small', '--overwrite')
+    told = lines(out); assert list(told)==['cup.jpg','torn.jpg','wall.jpg','wheel.png']            # as they were named
+    for line in told.values(): assert {'source','file','mode_used','safety','jacobian','warnings','params','seconds','error'}<=set(line)
+    assert (out/told['cup.jpg']['source']).samefile(photos/'cup.jpg') and told['cup.jpg']['params']==facts['cup']['params']
+    assert 'torn.jpg' in told['torn.jpg']['error'] and told['torn.jpg']['mode_used'] is None and told['wall.jpg']['mode_used']=='declined'
+    assert [i.size for i in map(Image.open, (out/'index_files').glob('*.webp'))].count((240,360))==2  # small pictures stand upright too
+
+def test_a_second_call_does_what_is_new(home):
+    photos,out = home/'Ferien ß',home/'out2'; words = (photos, '-o', out, '--checkpoint', 'small')
+    call(home, *words); first = held(out)
+    code,said = call(home, *words)
+    assert code==2 and '3 done before, 1 skipped' in said and result(out)=={k: v for k,v in first.items() if k!='metadata.jsonl'}
+    (out/'wheel.png').write_bytes(b'mine'); (out/'cup.jpg').unlink()
+    code,said = call(home, *words)
+    assert code==2 and 'wheel.png is there already' in said and '1 corrected, 1 done before, 2 skipped' in said and (out/'wheel.png').read_bytes()==b'mine', said
+    code,said = call(home, *words, '--overwrite')
+    assert code==2 and result(out)=={k: v for k,v in first.items() if k!='metadata.jsonl'}           # the same photograph gives the same bytes
+    code,said = call(home, *words, '--quality', '60', '--subsampling', '4:2:0')
+    assert '2 corrected' in said and (out/'cup.jpg').stat().st_size<.7*len(first['cup.jpg']) and get_sampling(Image.open(out/'cup.jpg'))==2 and (out/'wheel.png').read_bytes()==first['wheel.png']
+    before = held(photos); code,said = call(home, photos/'cup.jpg', '-o', photos, '--checkpoint', 'small', '--overwrite')
     assert code==1 and 'original' in said and held(photos)==before
 
 def test_the_map_of_a_photograph(home):

@@ -119,7 +119,7 @@ def run_stage(
     if init or (resume and validate_only): load_weights(model, init or resume)
     hold(model, t.freeze); loaders = make_loaders(recipe, truth, loader_module, loader_fn)
     run = Run.open(target, dict(model=recipe.model, bounds=bounds, loss=recipe.loss, train=t, runtime=dict(stage=name, init_from=str(init or ''), resume_from=str(resume or ''),
-        use_synthetic=truth, loader=f'{loader_module}:{loader_fn}' if loader_module else t.pairs_csv or '', validate_only=validate_only)), t.seed, resume=bool(resume) or validate_only)
+        use_synthetic=truth, loader=f'{loader_module}:{loader_fn}' if loader_module else t.pairs_csv or t.pairs_shards or '', validate_only=validate_only)), t.seed, resume=bool(resume) or validate_only)
     dump = DebugDump(t.debug_dump_dir, t.debug_dump_max_images, next(iter(loaders[1])), step) if t.debug_dump_dir else None
     extra = dict(stage=name, model_settings=recipe.model.model_dump(mode='json'), proxy_enabled=t.proxy_enabled, picture_side=max(t.synthetic_height, t.synthetic_width))
     engine = Engine(model, step, t, run, summarise_errors, extra, Watch(t.param_saturation_warn_threshold, recipe.model.residual_max_disp, t.residual_warn_abs_max_px), dump, ('proxy_total_score',))
