@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2, numpy as np
-from ..core.data import decode_rgb
-from ..core.files import DataError, write_whole
+from ..core.files import DataError, decode_rgb, write_whole
 from .pairs import COLUMNS, PairRow, _lines, match_sizes, read_pairs
 from .proxy_parts import edges, line_segments
 

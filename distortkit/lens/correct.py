@@ -6,7 +6,7 @@
 __all__ = ['JACOBIAN', 'find_checkpoint', 'Corrector', 'model_picture', 'facts_path']
 
 # %% ../../nbs/20_lens/80_correct.ipynb #69905d81
-import json, os, secrets
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .. import __version__
 from ..core.checkpoint import load_checkpoint
 from ..core.data import to_tensor
 from ..core.device import pick_device
-from ..core.files import DataError, to_8bit
+from ..core.files import DataError, to_8bit, write_whole
 from ..core.photo import read_photo, write_photo
 from ..core.runs import runs_root
 from ..geometry.grid import identity_grid
@@ -160,15 +160,9 @@ def correct(self:Corrector,
 
 # %% ../../nbs/20_lens/80_correct.ipynb #efe9526d
 def _place(data, path, overwrite):
-    "Give bytes their name once they are safe on disk."
-    part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
-    try:
-        with open(part, 'xb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
-        if not overwrite and path.exists(): raise FileExistsError(f"{path} is there already: choose another name or overwrite=True")
-        os.replace(part, path)
-    except FileExistsError: raise
-    except OSError as e: raise OSError(f"{path} was not written, what was there is unchanged: {e}") from e
-    finally: part.unlink(missing_ok=True)
+    "Give bytes their name once they are safe on disk; what is there stays unless it may go."
+    if path.exists() and not overwrite: raise FileExistsError(f"{path} is there already: choose another name or overwrite=True")
+    write_whole(path, data)
 
 def facts_path(
     dst:Path, # the corrected photograph

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from ..core.config import ConfigError
-from ..core.data import decode_rgb, make_loader
-from ..core.files import DataError
+from ..core.data import make_loader
+from ..core.files import DataError, decode_rgb
 from ..core.runs import runs_root
 from .bank import BankSettings, build_bank
 from .data import FixedPairs, SyntheticPairs

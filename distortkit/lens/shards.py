@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from ..core.data import decode_rgb
-from ..core.files import DataError, write_whole
+from ..core.files import DataError, decode_rgb, write_whole
 from ..core.splits import PARTS
 from .pairs import match_sizes, split_pairs
 
