@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from .exif import exif_facts
 from .files import to_8bit
+from .jpeg import encode_strips, jpeg_segments
 
 # %% ../../nbs/00_core/34_encode.ipynb #1301e688
 def _save(img, kind, **kw):
@@ -20,7 +21,7 @@ def _save(img, kind, **kw):
     return out.getvalue()
 
 def encode_jpeg(
-    a:np.ndarray, # (H,W,3) or, with alpha, (H,W,4), uint8 or uint16
+    a, # (H,W,3) or, with alpha, (H,W,4), uint8 or uint16; an array, or what gives one for `a[top:end]`
     exif:bytes=b'', # a TIFF structure
     icc:bytes=b'', # colour profile
     xmp:bytes=b'', # XMP packet
@@ -28,13 +29,16 @@ def encode_jpeg(
     subsampling:str='4:4:4', # or '4:2:2', '4:2:0'
 )->bytes: # file
     "A baseline JPEG."
-    img = Image.fromarray(to_8bit(a))
-    if a.shape[2]==4: img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img).convert('RGB')
+    def strip(top, end):
+        rows = to_8bit(a[top:end])
+        if rows.shape[2]==3: return rows
+        img = Image.fromarray(rows)
+        return np.asarray(Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img).convert('RGB'))
     about = dict(exif=exif and b'Exif\0\0'+exif, xmp=xmp)
     for k,most in (('exif',65533), ('xmp',65504)): # a segment holds 64 kB
         if (n := len(about[k]))>most: warnings.warn(f"{n} bytes of {k} do not fit in a JPEG and are left out"); about[k] = b''
-    return _save(img, 'JPEG', icc_profile=icc, **about, quality=quality, subsampling=subsampling,
-                 optimize=False, progressive=False)
+    head,_ = jpeg_segments(_save(Image.new('RGB', (8,8)), 'JPEG', icc_profile=icc, **about))
+    return encode_strips(strip, a.shape[:2], quality, subsampling, [(k,v) for k,v in head if 0xE0<=k<=0xEF])
 
 # %% ../../nbs/00_core/34_encode.ipynb #e86de92f
 def encode_webp(

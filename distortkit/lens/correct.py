@@ -26,7 +26,7 @@ from .hybrid import HybridModel, load_model
 from .judge import CorrectSettings, Estimate, bending_of, judge, size_reason
 from .ladder import choose_safe, lattice_size
 from .params import PARAM_NAMES, neutral_params
-from .render import Warp, map_strips, warp_pixels
+from .render import Warp, WarpedPixels, map_strips, warp_pixels
 from .safety import evaluate_safety
 
 # %% ../../nbs/20_lens/80_correct.ipynb #853dc62c
@@ -173,6 +173,12 @@ def facts_path(
     except (OSError, ValueError, AttributeError): other = False
     return dst.with_name(dst.name+'.metadata.json') if other else path
 
+def _seen_through(photo, warp):
+    "The photograph straightened; without alpha its rows are made while they are written."
+    if photo.alpha is None: return replace(photo, pixels=WarpedPixels(photo.pixels, warp))
+    out = warp_pixels(photo.planes, warp)
+    return replace(photo, pixels=np.ascontiguousarray(out[...,:3]), alpha=np.ascontiguousarray(out[...,3]))
+
 def _ending(path): return {'.jpeg':'.jpg', '.tif':'.tiff'}.get(path.suffix.lower(), path.suffix.lower())
 
 @patch
@@ -188,10 +194,8 @@ def correct_file(self:Corrector,
     if dst.exists() and src.exists() and dst.samefile(src): raise FileExistsError(f"{dst} is the original, which is never replaced: choose another name")
     if there := [p for p in (dst, beside) if p.exists() and not overwrite]: raise FileExistsError(f"{there[0]} is there already: choose another name or overwrite=True")
     if not dst.parent.is_dir(): raise FileNotFoundError(f"cannot write {dst}: there is no folder {dst.parent}")
-    photo = read_photo(src); out,facts = self.correct(photo.planes); facts = dict(source=src.name, file=dst.name, **facts)
-    if facts['mode_used']!='declined':
-        fixed = replace(photo, pixels=np.ascontiguousarray(out[...,:3]), alpha=None if photo.alpha is None else np.ascontiguousarray(out[...,3]))
-        write_photo(fixed, dst, quality=quality, subsampling=subsampling, overwrite=overwrite)
+    photo = read_photo(src); warp,facts = self.predict(photo.rgb8); facts = dict(source=src.name, file=dst.name, **facts)
+    if warp is not None: write_photo(_seen_through(photo, warp), dst, quality=quality, subsampling=subsampling, overwrite=overwrite)
     elif _ending(src)!=_ending(dst): raise DataError(f"{src} is left as it is ({facts['reason']}), and cannot be copied to {dst}, which has another ending")
     else: _place(src.read_bytes(), dst, overwrite)
     _place((json.dumps(facts, indent=1)+'\n').encode(), beside, overwrite)

@@ -26,6 +26,19 @@ def lens_points(
     return x*q+p2*r2+dcx, y*q+p1*r2+dcy
 
 # %% ../../nbs/20_lens/20_distort.ipynb #308ebcd8
+def _coefficients(
+    params:Tensor, # (B,8)
+    x:Tensor, # (W,) columns, half long sides
+)->Tensor: # (B,8,W,2); what the powers 0..7 of y are multiplied by, for xs and ys
+    "The lens as a polynomial in y, for each column."
+    k1,k2,k3,p1,p2,dcx,dcy,s = params[:,:len(PARAM_NAMES),None].unbind(1)
+    x = (x-dcx)/s; xx = x*x; zero,k3 = torch.zeros_like(x),k3.expand_as(x)
+    r0,r2,r4 = 1+xx*(k1+xx*(k2+xx*k3)), k1+xx*(2*k2+3*xx*k3), k2+3*xx*k3
+    xs = [x*r0+3*p2*xx+dcx, 2*p1*x, x*r2+p2, zero, x*r4, zero, x*k3, zero]
+    ys = [p1*xx+dcy, r0+2*p2*x, 3*p1.expand_as(x), r2, zero, r4, zero, k3]
+    return torch.stack([torch.stack(xs, 1), torch.stack(ys, 1)], -1)
+
+# %% ../../nbs/20_lens/20_distort.ipynb #669bc213
 def build_parametric_grid(
     params:Tensor, # (B,8) k1,k2,k3,p1,p2,dcx,dcy,s; columns behind the eighth are not used
     height:int, # pixels down
@@ -40,8 +53,15 @@ def build_parametric_grid(
     dtype = dtype or torch.promote_types(params.dtype, torch.float32)
     params = clamp_params(check_params(params).to(device=device, dtype=dtype))
     axis = lambda scale,n: torch.linspace(-scale, scale, n, device=params.device, dtype=dtype) if n>1 else params.new_zeros(1)
-    xs,ys = lens_points(params, axis(sx, width)[None,None,:], axis(sy, height)[None,:,None])
-    return torch.stack([xs/(sx or 1), ys/(sy or 1)], -1)
+    x,y = axis(sx, width),axis(sy, height)
+    if torch.get_float32_matmul_precision()!='highest' or dtype not in (torch.float32, torch.float64):
+        xs,ys = lens_points(params, x[None,None,:], y[None,:,None])
+        return torch.stack([xs/(sx or 1), ys/(sy or 1)], -1)
+    y = (y-params[:,6,None])/params[:,7,None]; powers = [torch.ones_like(y)]
+    for _ in range(7): powers.append(powers[-1]*y)
+    across = _coefficients(params, x)/params.new_tensor([sx or 1, sy or 1])
+    with torch.autocast(params.device.type, enabled=False):
+        return torch.bmm(torch.stack(powers, -1), across.flatten(2)).view(len(params), height, width, 2)
 
 # %% ../../nbs/20_lens/20_distort.ipynb #61769125
 def distortion_px(

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from ...core.image import box_mean, gradient_magnitude, luma, resize_image, sobel
+from ...core.sweeps import box_sum, slopes, slopes_back
 
 # %% ../../../nbs/20_lens/30_losses_image.ipynb #0c4dfbf2
 def _pair(pred, target):
@@ -51,40 +52,119 @@ def ssim_map(
     below = ((mp*mp+mt*mt+c1)*(vp+vt+c2)).clamp_min(1e-8)
     return torch.nan_to_num((2*mp*mt+c1)*(2*cov+c2)/below, nan=0.).clamp(-1, 1)
 
-# %% ../../../nbs/20_lens/30_losses_image.ipynb #3a205dc4
+# %% ../../../nbs/20_lens/30_losses_image.ipynb #5ba7dcfc
+def _ssim_slope(p, t, size, ones):
+    "Mean SSIM of each picture (N,), and its slope by `p`; p, t (N,H,W), ones = 1/number of pixels in each window."
+    op,ot = (x.mean((1,2), keepdim=True) for x in (p,t)); p,t = p-op, t-ot
+    maps = p.new_empty(4, *p.shape); u,v = torch.add(p, t, out=maps[0]),torch.sub(p, t, out=maps[1])
+    torch.mul(u, u, out=maps[2]); torch.mul(v, v, out=maps[3])
+    mu,mv,uu,vv = box_sum(maps, size).mul_(ones)
+    su,sv = (uu-mu*mu).clamp_min_(0), (vv-mv*mv).clamp_min_(0)                  # variances of the sum and of the difference
+    lu,lv = mu+(op+ot), mv+(op-ot)                                                # means of the pictures as they were
+    c1,c2,a,b = 2*.01**2, 2*.03**2, lu*lu, lv*lv
+    up1,up2,low1,low2 = (a-b).add_(c1), (su-sv).add_(c2), a.add_(b).add_(c1), su.add_(sv).add_(c2)
+    below = (low1*low2).reciprocal_(); ssim = up1*up2*below; up1 *= below; up2 *= below
+    by1,by2 = ssim/low1, ssim/low2                                                # slopes by a and b are up2∓by1, by the variances up1∓by2
+    torch.sub(up1, by2, out=maps[2]); torch.add(up1, by2, out=maps[3]).neg_()
+    u,v = u.clone(),v.clone()
+    torch.mul(lu, up2-by1, out=maps[0]).addcmul_(mu, maps[2], value=-1).mul_(2)
+    torch.mul(lv, up2.add_(by1).neg_(), out=maps[1]).addcmul_(mv, maps[3], value=-1).mul_(2)
+    back = box_sum(maps.mul_(ones), size)
+    slope = back[0].add_(back[1]).addcmul_(u, back[2], value=2).addcmul_(v, back[3], value=2)
+    return ssim.clamp_(-1, 1).mean((1,2)), slope.div_(p[0].numel())
+
+class _MeanSSIM(torch.autograd.Function):
+    "Mean SSIM; differentiable once, by the first picture."
+    @staticmethod
+    def forward(ctx, pred, target, size):
+        h,w = pred.shape[-2:]; p,t = pred.reshape(-1, h, w),target.reshape(-1, h, w)
+        ones = 1/box_sum(p.new_ones(1, h, w), size); slope,values = torch.empty_like(p),p.new_empty(len(p))
+        n = 1 if p.device.type=='cpu' else len(p)
+        for i in range(0, len(p), n): values[i:i+n],slope[i:i+n] = _ssim_slope(p[i:i+n], t[i:i+n], size, ones)
+        ctx.save_for_backward(slope.view_as(pred))
+        return values.mean()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        slope, = ctx.saved_tensors
+        return slope*(grad/(slope.shape[0]*slope.shape[1])), None, None
+
+# %% ../../../nbs/20_lens/30_losses_image.ipynb #a2f3af1a
 def ssim_loss(
     pred:Tensor, # (B,C,H,W) in [0,1]
     target:Tensor, # (B,C,H,W) in [0,1]
     window:int=11, # px
 )->Tensor: # () 0 = the same, up to 2
-    "1 - mean SSIM."
-    for name,x in (('pred',pred), ('target',target)):
-        if not x.isfinite().all(): raise FloatingPointError(f"ssim: {name} {tuple(x.shape)} holds NaN or infinite pixels")
-    return 1-ssim_map(pred, target, window).mean()
+    "1 - mean SSIM; differentiable once."
+    p,t = _pair(pred, target)
+    if window<1 or window%2==0: raise ValueError(f"window must be odd and positive, got {window}")
+    for name,x in (('pred',p), ('target',t)):
+        if not x.sum().isfinite() and not x.isfinite().all(): raise FloatingPointError(f"ssim: {name} {tuple(x.shape)} holds NaN or infinite pixels")
+    if target.requires_grad: return 1-ssim_map(p, t, window).mean()
+    with torch.autocast(p.device.type, enabled=False): return 1-_MeanSSIM.apply(p, t, window)
 
 # %% ../../../nbs/20_lens/30_losses_image.ipynb #312258b5
+class _SlopeLoss(torch.autograd.Function):
+    "Mean over pictures of a cost of their slopes; differentiable once, by the first picture."
+    @staticmethod
+    def forward(ctx, pred, target, cost):
+        slope,total = torch.empty_like(pred, memory_format=torch.contiguous_format),0
+        for i,(p,t) in enumerate(zip(pred, target)):
+            value,gx,gy = cost(slopes(p[None]), slopes(t[None]))
+            total = total+value; slope[i] = slopes_back(gx, gy)[0]
+        ctx.save_for_backward(slope)
+        return total/max(len(pred), 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        slope, = ctx.saved_tensors
+        return slope*(grad/max(len(slope), 1)), None, None
+
+def _slope_loss(pred, target, cost, plain):
+    "`cost` where the prediction alone is to be learned, else `plain`."
+    if target.requires_grad or pred.device.type!='cpu': return plain()
+    with torch.autocast('cpu', enabled=False): return _SlopeLoss.apply(pred, target, cost)
+
+# %% ../../../nbs/20_lens/30_losses_image.ipynb #e7aa82e4
+def _edge_cost(p, t, eps=1e-6):
+    (px,py),(tx,ty) = p,t
+    mp,mt = (px*px+py*py).add_(eps).sqrt_(), (tx*tx+ty*ty).add_(eps).sqrt_()
+    d = mp-mt; k = d.sign().div_(mp).div_(d.numel())
+    return d.abs_().mean(), px*k, py*k
+
 def edge_loss(
     pred:Tensor, # (B,C,H,W) in [0,1]
     target:Tensor, # (B,C,H,W) in [0,1]
 )->Tensor: # () intensity per px
-    "Mean difference of the Sobel magnitudes, per channel."
+    "Mean difference of the Sobel magnitudes, per channel; differentiable once."
     p,t = _pair(pred, target)
-    return (gradient_magnitude(p)-gradient_magnitude(t)).abs().mean()
+    return _slope_loss(p, t, _edge_cost, lambda: (gradient_magnitude(p)-gradient_magnitude(t)).abs().mean())
 
 # %% ../../../nbs/20_lens/30_losses_image.ipynb #d2a6e9c5
+def _orientation_cost(p, t, eps, cap):
+    (px,py),(tx,ty) = p,t
+    tt = tx*tx+ty*ty; size = tt.sqrt(); pp = (px*px+py*py).add_(eps)
+    weight = (size/size.mean().clamp_min(eps**.5)).clamp_max_(cap); below = (pp*tt.add_(eps)).rsqrt_()
+    cos = (px*tx+py*ty).add_(eps).mul_(below); k = weight/-cos.numel()
+    a,b = k*below, k.mul_(cos).div_(pp)
+    return (weight*(1-cos)).mean(), tx*a-px*b, ty*a-py*b
+
 def grad_orient_loss(
     pred:Tensor, # (B,C,H,W) in [0,1]
     target:Tensor, # (B,C,H,W) in [0,1]
     eps:float=1e-6, # squared intensity per px below which a gradient has no direction
     cap:float=5., # largest weight of a pixel, as a multiple of the mean
 )->Tensor: # () 0 = the same direction, 1 = none in common, 2 = opposite
-    "Mean of 1 - cos between the gradient vectors, weighted by the target's gradient."
+    "Mean of 1 - cos between the gradient vectors, weighted by the target's gradient; differentiable once."
     p,t = _pair(pred, target)
-    (px,py),(tx,ty) = sobel(p), sobel(t)
-    cos = (px*tx+py*ty+eps)/((px*px+py*py+eps)*(tx*tx+ty*ty+eps)).sqrt()
-    size = (tx*tx+ty*ty).detach().sqrt()
-    weight = (size/size.mean((1,2,3), keepdim=True).clamp_min(eps**.5)).clamp_max(cap)
-    return (weight*(1-cos)).mean()
+    def plain():
+        (px,py),(tx,ty) = sobel(p), sobel(t)
+        cos = (px*tx+py*ty+eps)/((px*px+py*py+eps)*(tx*tx+ty*ty+eps)).sqrt()
+        size = (tx*tx+ty*ty).detach().sqrt()
+        return ((size/size.mean((1,2,3), keepdim=True).clamp_min(eps**.5)).clamp_max(cap)*(1-cos)).mean()
+    return _slope_loss(p, t, partial(_orientation_cost, eps=eps, cap=cap), plain)
 
 # %% ../../../nbs/20_lens/30_losses_image.ipynb #ab1c6888
 def orientation_histogram(
