@@ -6,11 +6,12 @@ import pytest, torch
 from distortkit.core.checkpoint import CheckpointError, load_checkpoint
 
 TRAIN = r'''
-import json, math, os, signal, sys
+import faulthandler, json, math, os, signal, sys
 from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 torch.set_num_threads(1)
+if __name__=='__main__': faulthandler.dump_traceback_later(80, exit=True)  # a hang says where
 from distortkit.core.data import make_loader
 from distortkit.lens.step import LensStep
 from distortkit.lens.train import run_stage

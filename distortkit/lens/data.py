@@ -29,7 +29,7 @@ class SyntheticPairs(Dataset):
     ):
         if not sources: raise ValueError("SyntheticPairs needs at least one source")
         self.sources,self.size,self.length,self.images,self.seed = sources,tuple(size),length,images,seed
-        self.lenses,self.half = LensSampler(split, warp),frame_halves(*size)
+        self.half = frame_halves(*size); self.lenses = LensSampler(split, warp, self.half)
         scene = np.array([s.name.startswith('scene/') for s in sources])
         share = np.where(scene, (1-photo_share)/max(scene.sum(), 1), photo_share/max((~scene).sum(), 1))
         self.cumulative = (share/share.sum()).cumsum()
@@ -77,7 +77,7 @@ class _Judge:
     def __call__(self, job):
         source,u,name = job
         cv2.setNumThreads(1); torch.set_num_threads(1)
-        sampler = LensSampler(self.split, self.warp); half = frame_halves(*self.size)
+        half = frame_halves(*self.size); sampler = LensSampler(self.split, self.warp, half)
         lens = sampler(u[None,:8]); view = draw_views(np.r_[.9,.9,.9,u[8:]][None], source.half[None], half, lens, self.smallest)
         pixels = source.pixels; long = view.size[0]*(max(source.size)-1)+1
         full = tuple(max(round(long*v), 32) for v in np.array(self.size)/max(self.size))

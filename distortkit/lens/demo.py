@@ -81,7 +81,7 @@ def bent_photographs(
 )->list: # the files
     "Each test photograph through one test lens, at its own resolution."
     folder.mkdir(parents=True, exist_ok=True); files = []
-    sampler = LensSampler('test', WarpSettings(quantile=STRONGER, varied_share=0., mirrored_share=0.))
+    sampler = LensSampler('test', WarpSettings(quantile=STRONGER, varied_share=0., mirrored_share=0.), (1.,1.)) # of any shape
     for i,source in enumerate(build_bank('test', BankSettings(scenes=0), None, 0)):
         u = item_rng(seed, 0, i).random(14); lens = sampler(u[None,:8]); h,w = source.size; half = frame_halves(h, w)
         view = draw_views(u[None,8:], half[None], half, lens, varied=False)

@@ -106,11 +106,15 @@ class LensSampler:
     def __init__(self,
         split:str, # 'train', 'val' or 'test'
         settings:WarpSettings=WarpSettings(), # how
+        half:tuple=(1.,2/3), # half sides of the frame, half long sides; each lens can be inverted over it
     ):
         pool = [p for p in lens_profiles() if p.split==split]
         if not pool: raise ValueError(f"split must be train, val or test, got {split!r}")
-        g = np.stack([p.radial for p in pool]); strength = bending(g)
+        self.corner = max(1.26, 1.05*float(np.hypot(*half))) # the centre may lie a little off
+        g = np.stack([p.radial for p in pool]); g = g[self._usable(g)]; strength = bending(g)
         self.pool,self.settings = g[strength>=np.quantile(strength, settings.quantile)], settings
+
+    def _usable(self, g): return invertible(g, rmax=1.6*self.corner/1.26, corner=self.corner)
 
     def __call__(self,
         u:np.ndarray, # (B,8) uniform in [0,1): one row, one lens
@@ -121,7 +125,7 @@ class LensSampler:
         lo,hi = c.varied_strength
         factor = np.where(u[:,1]<c.varied_share, lo+(hi-lo)*u[:,2], 1.)*np.where(u[:,3]<c.mirrored_share, -1, 1)
         varied = neutral+(g-neutral)*factor[:,None]
-        g = np.where(invertible(varied)[:,None], varied, g)
+        g = np.where(self._usable(varied)[:,None], varied, g)
         straight = u[:,[3]]>1-c.straight_share
         normal = ndtri(u[:,4:8].clip(1e-3, 1-1e-3))*(~straight)
         return Lenses(np.where(straight, neutral, g), normal[:,:2]*c.tangential_std, normal[:,2:]*c.centre_std)
