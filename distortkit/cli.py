@@ -39,7 +39,7 @@ def _front_door():
     Look after pairs, scores, lens profiles, results, speed:
       distortkit data audit pairs.csv -o audit.csv
       distortkit proxy validate predictions truth -o scores
-      distortkit profile convert camera.yml -o lens.xml --to lensfun
+      distortkit profile convert cameras.txt -o camera.yml --to opencv
       distortkit qa check straight --reference holiday
       distortkit bench render
     \b

@@ -86,6 +86,7 @@ def _see(self:Corrector, rgb):
     image = model_picture(rgb, self.settings.model_side).to(self.device) if looks else None
     with torch.no_grad(): out = self.model(image, batch(tokens), batch(mask), residual=self.flow)
     one = {k: out[k][0].float().cpu() for k in ('params','covariance','residual_flow') if out.get(k) is not None}
+    if 'residual_flow' in one and not one['residual_flow'].any(): del one['residual_flow'] # it adds nothing: the lens alone is what is used
     return one|dict(params=one['params'][:len(PARAM_NAMES)]), 0 if mask is None else int(mask.sum())
 
 @patch
