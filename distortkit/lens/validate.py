@@ -28,13 +28,13 @@ class ScorePair:
     gt:Path # the truth
 
 def _pictures(folder):
-    "Name without ending -> file, for all pictures below a folder."
+    "Name without ending -> file, for all pictures below a folder but those of a contact sheet."
     folder = Path(folder)
     if not folder.is_dir(): raise DataError(f"there is no folder {folder}: give one with pictures, or a .csv file of pairs")
     found = {}
     for path in sorted(folder.rglob('*')):
         name = path.relative_to(folder).with_suffix('').as_posix()
-        if path.suffix.lower() not in IMAGES or any(part.startswith('.') for part in path.relative_to(folder).parts): continue
+        if path.suffix.lower() not in IMAGES or any(part.startswith('.') or part=='index_files' for part in path.relative_to(folder).parts): continue # thumbnails of a contact sheet
         if name in found: raise DataError(f"{path} and {found[name].name} have the same name {name}: keep one of them")
         found[name] = path
     if not found: raise DataError(f"{folder} holds no pictures ({' '.join(IMAGES)}): is it the right folder?")
