@@ -6,6 +6,8 @@
 __all__ = ['edge_pixels', 'link_pixels', 'subpixel', 'chord_frame', 'fit_parabola', 'split_chain', 'join_chains', 'edge_chains']
 
 # %% ../../nbs/20_lens/21_chains.ipynb #799b6eb5
+from math import fsum
+
 import cv2, numpy as np
 
 # %% ../../nbs/20_lens/21_chains.ipynb #ced4a5db
@@ -65,7 +67,8 @@ def subpixel(
     look = lambda q: cv2.remap(mag, q[None].astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
     ahead,behind = look(chain+n), look(chain-n)
     bend = np.minimum(ahead+behind-2*here, -1e-6)
-    return chain+(.5*(behind-ahead)/bend).clip(-.7, .7)[:,None]*n
+    moved = chain+(.5*(behind-ahead)/bend).clip(-.7, .7)[:,None]*n
+    return np.round(moved*1024)/1024 # what filters round by where in memory an image lies is smaller
 
 # %% ../../nbs/20_lens/21_chains.ipynb #222d19c7
 def chord_frame(
@@ -74,16 +77,18 @@ def chord_frame(
     "Place along the chord and offset from it (positive to the right of its direction, y down)."
     d = chain[-1]-chain[0]; length = np.hypot(*d)+1e-9; d = d/length
     q = chain-chain[0]
-    return q@d/length, q@np.array([-d[1],d[0]]), length
+    return (q[:,0]*d[0]+q[:,1]*d[1])/length, q[:,1]*d[0]-q[:,0]*d[1], length
 
 def fit_parabola(
     t:np.ndarray, # (n,) along the chord
     offset:np.ndarray, # (n,) px
 )->tuple: # (3,) c0 + c1·t + c2·t²; residual (n,) px
     "Least-squares parabola; its sagitta over the chord is -c2/4."
-    basis = np.stack([np.ones_like(t), t, t*t], 1)
-    c = np.linalg.solve(basis.T@basis+1e-9*np.eye(3), basis.T@offset)
-    return c, offset-basis@c
+    tt = t*t; a,b,c,e,f = (fsum(v.tolist())+ridge for v,ridge in ((np.ones_like(t),1e-9), (t,0), (tt,0), (t*tt,0), (tt*tt,1e-9))); d = c+1e-9
+    x,y,z = (fsum(v.tolist()) for v in (offset, t*offset, tt*offset)) # exact sums: others round by where in memory an array happens to lie
+    A,B,C,D,E,F = d*f-e*e, c*e-b*f, b*e-c*d, a*f-c*c, b*c-a*e, a*d-b*b
+    c = np.array([A*x+B*y+C*z, B*x+D*y+E*z, C*x+E*y+F*z])/(a*A+b*B+c*C)
+    return c, offset-(c[0]+c[1]*t+c[2]*tt)
 
 def split_chain(
     chain:np.ndarray, # (n,2) px

@@ -6,6 +6,8 @@
 __all__ = ['CURVE_POINTS', 'CURVE_FIELDS', 'chain_token', 'curve_tokens', 'points_of']
 
 # %% ../../nbs/20_lens/22_curves.ipynb #5a10e7e9
+from math import fsum
+
 import numpy as np
 from torch import Tensor
 from .chains import chord_frame, edge_chains, fit_parabola
@@ -33,7 +35,7 @@ def chain_token(
     at = chain[0]+mid[:,None]*length*d+out[:,None]*np.array([-d[1],d[0]])
     unit = 2/(max(height, width)-1)
     places = (at-np.array([width-1, height-1])/2)*unit
-    return np.array([*places.ravel(), len(chain), np.sqrt(np.mean(left**2)), 1-full.mean(), unit], np.float32)
+    return np.array([*places.ravel(), len(chain), np.sqrt(fsum((left*left).tolist())/len(left)), 1-full.mean(), unit], np.float32)
 
 # %% ../../nbs/20_lens/22_curves.ipynb #557ec483
 def curve_tokens(
