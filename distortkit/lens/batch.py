@@ -17,8 +17,8 @@ from pathlib import Path
 from .. import __version__
 
 # %% ../../nbs/20_lens/87_batch.ipynb #ac62c51c
-from ..core.files import MOST_PIXELS, DataError, pixel_limit, read_rgb
-from .folder import Ledger, conclude, file_digest, open_folder, plan_jobs
+from ..core.files import MOST_PIXELS, DataError, file_sha256, pixel_limit, read_rgb
+from .folder import Ledger, conclude, open_folder, plan_jobs
 
 # %% ../../nbs/20_lens/87_batch.ipynb #67c61b4f
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Order:
 def _corrector(path, digest, device):
     "The model; loaded once in a process."
     from distortkit.lens.correct import Corrector
-    if file_digest(path)!=digest: raise DataError(f"{path} changed while it was in use; call again")
+    if file_sha256(path)!=digest: raise DataError(f"{path} changed while it was in use; call again")
     return Corrector.from_pretrained(path, device)
 
 def check_order(
@@ -49,7 +49,7 @@ def check_order(
     "Load the model."
     from inspect import signature
     from distortkit.lens.correct import find_checkpoint
-    path = str(find_checkpoint(order.checkpoint).resolve()); order = replace(order, checkpoint=path, digest=file_digest(path))
+    path = str(find_checkpoint(order.checkpoint).resolve()); order = replace(order, checkpoint=path, digest=file_sha256(path))
     takes = signature(_corrector(path, order.digest, order.device).correct_file).parameters
     if order.subsampling!='4:4:4' and 'subsampling' not in takes: raise ValueError(f"this version writes JPEG as 4:4:4 only, not {order.subsampling}")
     return order
@@ -102,7 +102,7 @@ def correct_one(
     start,line = time.time(),{}
     try:
         (stage/'small').mkdir(parents=True)
-        if src.is_file(): s = src.stat(); line |= dict(source_bytes=s.st_size, source_mtime_ns=s.st_mtime_ns, source_sha256=file_digest(src))
+        if src.is_file(): s = src.stat(); line |= dict(source_bytes=s.st_size, source_mtime_ns=s.st_mtime_ns, source_sha256=file_sha256(src))
         with _one_thread(),pixel_limit(),warnings.catch_warnings(record=True) as told:
             warnings.simplefilter('always', UserWarning); notes,icc = _header(src)
             corrector = _corrector(order.checkpoint, order.digest, order.device)

@@ -17,7 +17,7 @@ from .. import __version__
 from ..core.checkpoint import CheckpointError, load_checkpoint, load_weights
 from ..core.config import CONFIGS, ConfigError, changed, load_settings
 from ..core.device import pick_device
-from ..core.files import DataError, pixel_limit
+from ..core.files import DataError, file_sha256, pixel_limit, whole_file
 from ..core.photo import read_photo, write_photo
 from ..core.runs import environment
 from ..geometry.grid import identity_grid
@@ -27,7 +27,7 @@ from .judge import CorrectSettings
 from .params import NEUTRAL, PARAM_NAMES
 from .qa import list_images
 from .safety import evaluate_safety
-from .schemas import file_sha256, read_json, utc_now, whole_file, write_json
+from .schemas import read_json, utc_now, write_json
 
 # %% ../../nbs/20_lens/87_infer.ipynb #6aff6ba5
 class Neutral:

@@ -11,9 +11,9 @@ import hashlib, io, stat, zipfile
 from functools import partial
 from pathlib import Path
 from .. import __version__
-from ..core.files import DataError
+from ..core.files import DataError, file_sha256, whole_file
 from .qa import Problem, QaReport, check_files, check_folder, image_size, list_images, unsafe_name
-from .schemas import file_sha256, read_json, utc_now, whole_file, write_json
+from .schemas import read_json, utc_now, write_json
 
 # %% ../../nbs/20_lens/86_pack.ipynb #620f0e54
 def write_archive(

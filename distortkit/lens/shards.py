@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from ..core.files import DataError, decode_rgb, write_whole
+from ..core.files import DataError, decode_rgb, file_sha256, write_whole
 from ..core.splits import PARTS
 from .pairs import match_sizes, split_pairs
 
@@ -224,8 +224,7 @@ def check_shards(
             if not path.is_file(): raise DataError(f"shard {s.name} is missing")
             if (n := path.stat().st_size)!=s.bytes: raise DataError(f"shard {s.name} has {n} bytes instead of {s.bytes}")
             if contents:
-                with path.open('rb') as f: sha = hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(f.read()).hexdigest()
-                if sha!=s.sha256: raise DataError(f"shard {s.name} has other contents than were packed")
+                if file_sha256(path)!=s.sha256: raise DataError(f"shard {s.name} has other contents than were packed")
                 shards.index(s)
         except (DataError, OSError) as e: wrong.append((s, str(e)))
     return wrong
