@@ -6,7 +6,7 @@
 __all__ = ['CONSERVATIVE', 'WARNINGS', 'fit_scale', 'Candidate', 'lattice_size', 'weakened', 'choose_safe']
 
 # %% ../../nbs/20_lens/77_ladder.ipynb #46424bd5
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
