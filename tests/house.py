@@ -56,3 +56,11 @@ def imports(path, package=PACKAGE):
             yield from ((*base, *filter(None, (node.module or '').split('.')), a.name) for a in node.names)
 
 def relative(path): return path.relative_to(ROOT).as_posix()
+
+def small_checkpoint(path):
+    "A small untrained lens model of stage 1, saved."
+    import torch
+    from distortkit.core.checkpoint import save_checkpoint
+    from distortkit.lens.hybrid import HybridModel, ModelSettings
+    settings = ModelSettings(backbone_name='curves+tiny', residual_hidden_dim=8, residual_max_disp=1.); torch.manual_seed(0)
+    return save_checkpoint(path, dict(model=HybridModel(settings).state_dict(), extra=dict(stage='stage1_param_only', model_settings=settings.model_dump(mode='json'))))

@@ -1,25 +1,22 @@
 "`distortkit correct` from photographs on disk to photographs on disk: what a person types, with a small untrained model."
 import json
-import numpy as np, pytest, torch
+import numpy as np, pytest
 from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import get_sampling
 from typer.testing import CliRunner
 from distortkit.cli import app
-from distortkit.core.checkpoint import save_checkpoint
 from distortkit.core.data import embedded_photos
 from distortkit.geometry.grid import grid_to_pixels
 from distortkit.lens.correct import Corrector
 from distortkit.lens.distort import build_parametric_grid
-from distortkit.lens.hybrid import HybridModel, ModelSettings
+from house import small_checkpoint
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     "A run called `small`, and a folder with a JPEG on its side, a PNG, a wall without any edge, a torn JPEG and a note."
-    home = tmp_path_factory.mktemp('a home'); settings = ModelSettings(backbone_name='curves+tiny', residual_hidden_dim=8, residual_max_disp=1.)
-    torch.manual_seed(0); model = HybridModel(settings)
-    save_checkpoint(home/'runs/small/best.pt', dict(model=model.state_dict(), extra=dict(stage='stage1_param_only', model_settings=settings.model_dump(mode='json'))))
+    home = tmp_path_factory.mktemp('a home'); small_checkpoint(home/'runs/small/best.pt')
     photos = home/'Ferien ß'; photos.mkdir(); pick = embedded_photos()
     exif = Image.Exif(); exif[0x0112] = 6; exif[0x010f] = 'Maker'
     Image.fromarray(pick['coffee']()[:240,:360]).save(photos/'cup.jpg', exif=exif, icc_profile=ICC)

@@ -6,11 +6,10 @@ from PIL import Image, ImageCms
 from typer.testing import CliRunner
 from distortkit.cli import app
 from distortkit.commands.correct import Progress
-from distortkit.core.checkpoint import save_checkpoint
 from distortkit.core.data import embedded_photos
 from distortkit.lens.batch import Crew, Order, correct_jobs
 from distortkit.lens.folder import Ledger, open_folder, plan_jobs
-from distortkit.lens.hybrid import HybridModel, ModelSettings
+from house import small_checkpoint
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"/></x:xmpmeta>'
@@ -19,9 +18,7 @@ SOURCE = embedded_photos()['coffee']()[:240,:360]
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     "A small untrained model, and a folder with six photographs of no special kind."
-    home = tmp_path_factory.mktemp('home'); settings = ModelSettings(backbone_name='curves+tiny', residual_hidden_dim=8, residual_max_disp=1.)
-    torch.manual_seed(0); model = HybridModel(settings)
-    save_checkpoint(home/'small.pt', dict(model=model.state_dict(), extra=dict(stage='stage1_param_only', model_settings=settings.model_dump(mode='json'))))
+    home = tmp_path_factory.mktemp('home'); small_checkpoint(home/'small.pt')
     (home/'six').mkdir(); rolls = [np.roll(SOURCE, 40*i, 1) for i in range(6)]
     for i,a in enumerate(rolls): Image.fromarray(a).save(home/f'six/{i}.jpg', quality=92)
     return home
