@@ -2,6 +2,8 @@
 import json, os, subprocess, sys
 from pathlib import Path
 import pytest
+from distortkit.core.samples import read_samples
+from distortkit.lens.album import read_album
 
 CHILD = r'''
 import json, os, random, resource, signal, sys, time
@@ -9,8 +11,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 torch.set_num_threads(1)
-import torch._dynamo, torch.utils.tensorboard, accelerate.utils   # imported once, not in every attempt
+import torch._dynamo, torch.utils.tensorboard, accelerate.utils, distortkit.core.figures, matplotlib.backends.backend_agg   # imported once, not in every attempt
 from distortkit.core.data import make_loader
+from distortkit.core.journal import Journal
+from distortkit.lens import album
 from distortkit.lens.bank import make_source
 from distortkit.lens.data import SyntheticPairs
 from distortkit.lens.hybrid import HybridModel, ModelSettings
@@ -71,6 +75,25 @@ def in_write(n, share, do):
             if len(calls)==n: f.flush(); f.truncate(int(share*f.tell())); do()
         torch.save = save
     return how
+def in_line(n, share=.5):
+    "Killed when a share of the n-th line of samples.jsonl is in the file."
+    def how():
+        old,calls = Journal.add,[]
+        def add(self, text):
+            calls.extend([1]*(self.path.name=='samples.jsonl'))
+            if self.path.name=='samples.jsonl' and len(calls)==n:
+                with open(self.path, 'ab') as f: f.write(f'{text}\n'.encode()[:int(share*(len(text)+1))])
+                kill()
+            old(self, text)
+        Journal.add = add
+    return how
+def in_album(n):
+    "Killed before the n-th residual flow is written: the best one and the last one are of different epochs."
+    def how():
+        old,calls = album.write_flow,[]
+        def write(*a): calls.append(1); kill() if len(calls)==n else old(*a)
+        album.write_flow = write
+    return how
 def slowly():
     "Take a second to write a last.pt over another."
     old = torch.save
@@ -115,6 +138,8 @@ def scenarios():
     yield 'write', lambda: until_done('write', [in_write(n, dice.random(), kill) for n in (1,2,3,4)])
     yield 'file', lambda: in_the_file('file', 3)
     yield 'any_time', lambda: at_any_time('any_time', dice)
+    yield 'line', lambda: until_done('line', [in_line(1), in_line(2), in_line(1, 1), in_line(2, 1)])
+    yield 'album', lambda: until_done('album', [in_album(n) for n in (3,2,1,4)], 'stage2', images=True)
     yield 'sigterm', lambda: until_done('sigterm', [in_call(3, send(signal.SIGTERM)), in_call(2, send(signal.SIGTERM))])
     yield 'ctrl_c_2_workers', lambda: until_done('ctrl_c_2_workers', [in_call(4, send(signal.SIGINT, True))], workers=2)
     yield 'crash', lambda: until_done('crash', [in_call(6, crash)])
@@ -166,7 +191,9 @@ def differences(a, b):
     "What is not the same in two runs."
     from distortkit.core.checkpoint import load_checkpoint
     found = [f'{file}: {k}' for file in ('last.pt','best.pt') for x,y in [[load_checkpoint(f/file) for f in (a,b)]] for k in {**x,**y} if not equal(x.get(k), y.get(k))]
-    return found+['diary']*(diary(a)!=diary(b))
+    held = lambda folder: {p.relative_to(folder).as_posix(): p.read_bytes() for p in [folder/'samples.jsonl', *(folder/'album').glob('*')] if p.is_file()}
+    x,y = held(a),held(b)
+    return found+['diary']*(diary(a)!=diary(b))+[k for k in {**x,**y} if x.get(k)!=y.get(k)]
 
 def test_the_yardstick(played):
     "Runs that nothing happened to are done, learn something, and differ where they should."
@@ -174,8 +201,10 @@ def test_the_yardstick(played):
     for name in ('whole','whole_2_workers','whole_hybrid'): assert codes[name]==[0]
     assert {'last.pt: model','last.pt: optimizer','diary'}<=set(differences(home/'whole', home/'whole_2_workers'))
     train = [l for l in diary(home/'whole') if l['kind']=='train']; assert [l['step'] for l in train]==[5,10,15] and len({l['loss'] for l in train})==3
+    seen = read_samples(home/'whole'); assert [s.epoch for s in seen]==[0,1,2,3] and {len(s) for s in seen}=={6} and len({s.columns['k1'].tobytes() for s in seen})==4
+    album = read_album(home/'whole_hybrid'); assert len(album)==6 and album.flow_step('last')==read_samples(home/'whole_hybrid')[-1].step and not (home/'whole'/'album').exists()
 
-@pytest.mark.parametrize('name,like', [('steps','whole'), ('steps_2_workers','whole_2_workers'), ('steps_hybrid','whole_hybrid'), ('write','whole'), ('file','whole'), ('any_time','whole')])
+@pytest.mark.parametrize('name,like', [('steps','whole'), ('steps_2_workers','whole_2_workers'), ('steps_hybrid','whole_hybrid'), ('write','whole'), ('file','whole'), ('any_time','whole'), ('line','whole'), ('album','whole_hybrid')])
 def test_kill_9_at_any_moment(played, name, like):
     "Within steps, with processes that load, with pictures and batch norm; within a checkpoint; at times nobody chose."
     home,codes = played

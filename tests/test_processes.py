@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch
 from distortkit.core.checkpoint import CheckpointError, load_checkpoint
+from distortkit.core.samples import read_samples
 
 TRAIN = r'''
 import faulthandler, json, math, os, signal, sys
@@ -24,7 +25,7 @@ class Pairs(torch.utils.data.Dataset):
     def __init__(self, samples, hide=False): self.samples,self.hide = samples,hide
     def __len__(self): return len(self.samples)
     def __getitem__(self, at):
-        s = self.samples[at[1] if isinstance(at, tuple) else at]; m = s['curve_mask']
+        i = at[1] if isinstance(at, tuple) else at; s = self.samples[i]|dict(image_id=f'pair {i}'); m = s['curve_mask']
         return s|dict(curve_mask=m&(torch.rand(m.shape)<.9)) if self.hide else s
 
 def build_train_val_loaders(stage):
@@ -123,6 +124,15 @@ def test_two_processes_make_the_steps_of_one(home, both, alone):
     fresh = load_checkpoint(home/'one/best.pt')['model']; assert [l['step'] for l in lines(home/'two') if l['kind']=='step']==[*range(1, 16)]
     assert load_checkpoint(home/'two/last.pt')['optimizer']['state'].keys()==load_checkpoint(home/'one/last.pt')['optimizer']['state'].keys() and fresh.keys()==weights(home/'two').keys()
 
+def test_the_rows_of_two_processes_are_those_of_one(home, both, alone):
+    "Each process judges every second batch; names and numbers stand in the order of the loader, each sample once."
+    alone.stage('rows'); two,one = read_samples(home/'two'),read_samples(home/'rows')
+    assert [(s.step, s.epoch) for s in two]==[(s.step, s.epoch) for s in one]==[(0,0),(5,1),(10,2),(15,3)]
+    for a,b in zip(two, one):
+        assert a.image_id==b.image_id==[f'pair {i}' for i in range(7)] and list(a.columns)==list(b.columns) and {'k1','epe_px','det_min','safe'}<=set(a.columns)
+        for k,v in a.columns.items(): assert v==pytest.approx(b.columns[k], rel=1e-3, abs=1e-5), k
+    assert len(set(two[3].columns['identity_epe_px']))==7
+
 def test_only_the_first_process_writes(home, both):
     told = both[1].splitlines(); assert sum(l.startswith('epoch 3/3  step 15') and 'val' in l for l in told)==len({'two','dies','theirs','theirs_cut','left_out'})
     facts = json.loads((home/'two/resolved_config.json').read_text()); assert facts['environment']['world_size']==2
@@ -138,6 +148,7 @@ def test_resume_of_two_processes_is_exact(home, both):
     (a,b),told,_,_ = both
     assert a['SIGTERM']==b['SIGTERM']=='KeyboardInterrupt: SIGTERM' and a['SIGINT']==b['SIGINT']=='KeyboardInterrupt: SIGINT'
     assert told.count('interrupted.pt goes on from')==2 and lines(home/'theirs')==lines(home/'theirs_cut')
+    assert (home/'theirs/samples.jsonl').read_bytes()==(home/'theirs_cut/samples.jsonl').read_bytes()
     x,y = (load_checkpoint(home/name/'last.pt') for name in ('theirs','theirs_cut'))
     assert all(torch.equal(x['model'][k], y['model'][k]) for k in x['model']) and len(x['rng'])==2
     for p,q in zip(x['rng'], y['rng']): assert torch.equal(p['torch'], q['torch'])

@@ -5,6 +5,8 @@ import pytest, torch
 from distortkit.core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from distortkit.core.config import ConfigError
 from distortkit.core.data import make_loader
+from distortkit.core.samples import read_samples
+from distortkit.lens.album import read_album
 from distortkit.lens.backends import BACKENDS, WarpBackend, make_backend
 from distortkit.lens.bank import make_source
 from distortkit.lens.data import SyntheticPairs
@@ -117,6 +119,7 @@ def test_an_interrupt_leaves_a_file_that_goes_on_within_the_epoch(lab, monkeypat
     assert 'resume_from wins over init_from: elsewhere.pt is not read' in capsys.readouterr().out
     a,b = (load_checkpoint(lab.path/n/'last.pt') for n in ('whole','cut'))
     assert all(torch.equal(a['model'][k], b['model'][k]) for k in a['model']) and (a['epoch'], a['global_step'])==(b['epoch'], b['global_step'])==(2,6)
+    assert (lab.path/'whole/samples.jsonl').read_bytes()==(lab.path/'cut/samples.jsonl').read_bytes() and [s.step for s in read_samples(lab.path/'cut')]==[0,3,6]
 
 def test_what_is_no_checkpoint_of_this_run_is_refused_by_name(lab):
     lab.stage('run', 'epochs=1'); good = (lab.path/'run/last.pt').read_bytes(); before = (lab.path/'run/resolved_config.json').read_text()
@@ -145,6 +148,27 @@ def test_init_takes_the_weights_alone_and_validation_changes_nothing(lab):
     look = [l for l in from_first.run.history.lines if l['kind']=='val'][0]
     assert look['step']==0 and look['epe_px_median']==pytest.approx(seen.metrics['epe_px_median'], abs=1e-5) and from_first.engine.global_step==6
     assert load_checkpoint(lab.path/'second/best.pt')['optimizer']['param_groups'][0]['lr']==1e-3
+
+@pytest.mark.parametrize('how', ['disk','model','figure','note'])
+def test_the_album_never_stops_a_run_nor_changes_it(lab, monkeypatch, how):
+    "A full disk, a model that fails on the album, a figure that fails, a diary that cannot take the note: the weights are those of a run without an album."
+    def full(*a, **kw): raise OSError(28, 'No space left on device')
+    plain = lab.stage('plain', 'album=0', name='stage2'); assert not (lab.path/'plain/album').exists()
+    for what in dict(disk=['write_whole'], model=['AlbumWriter._maps'], figure=['det_plate'], note=['write_whole'])[how]: monkeypatch.setattr(f'distortkit.lens.album.{what}', full)
+    if how=='note': monkeypatch.setattr('distortkit.core.runs.Run.note', full)
+    done = lab.stage('run', name='stage2'); assert done.engine.global_step==6
+    assert [t for t in notes(done.run) if 'album' in t]==([] if how=='note' else ['no more pictures for the album: OSError: [Errno 28] No space left on device'])
+    a,b = (load_checkpoint(lab.path/n/'last.pt') for n in ('plain','run')); assert all(torch.equal(a['model'][k], b['model'][k]) for k in a['model'])
+    assert (lab.path/'plain/samples.jsonl').read_bytes()==(lab.path/'run/samples.jsonl').read_bytes()
+
+def test_the_album_of_a_run(lab):
+    "The first validation samples, the flow of the best and the last epoch, pictures for TensorBoard at the best; the loader may have no names."
+    done = lab.stage('run', name='stage2'); album,seen = read_album(lab.path/'run'),read_samples(lab.path/'run')
+    assert [d['image_id'] for d in album.items]==seen[0].image_id[:12] and album.flow_step('last')==seen[-1].step==6
+    best = [l['step'] for l in done.run.history.lines if l.get('is_best')][-1]; assert album.flow_step('best')==best
+    assert album.corrected(0, seen[-1], album.flow('last')).shape==album.pictures(0)[0].shape==(*album.size, 3)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    tags = EventAccumulator(str(lab.path/'run/tb')).Reload().Tags(); assert {t.split('/')[0] for t in tags['images']}=={'look','detJ','flow'} and len(tags['images'])==3*min(4, len(album))
 
 # settings that do not fit
 
@@ -241,6 +265,7 @@ def test_a_broken_scorer_never_stops_a_run(lab, how, monkeypatch):
     assert done.engine.global_step==6 and (done.run.dir/'best.pt').is_file() and done.run.history.all_finite()
     said = [str(w.message) for w in told if 'scor' in str(w.message)]
     if how=='hangs': assert any('no answer in 0.3 s' in s for s in said) and done.run.history.last('proxy_error','val')>0; return
+    assert ('proxy_error' in read_samples(done.run.dir)[0].columns)==(how not in ('import_error','syntax','no_function'))
     assert any('proxy_total_score cannot be measured: the best checkpoint is judged by loss' in t for t in notes(done.run)) and (said or how=='nan')
     best = load_checkpoint(done.run.dir/'best.pt'); assert best['extra']['best_metric_name']=='loss' and best['extra']['proxy_enabled'] is True
 
@@ -266,6 +291,8 @@ def test_the_keys_of_the_log(lab):
     assert {*(f'param_sat_frac_{n}' for n in names), 'param_sat_frac_max', 'params_abs_mean', 'params_abs_max', *(f'param_{n}_mean' for n in ('k1','k2','k3','scale')), 'residual_lowres_abs_mean_px', 'residual_lowres_max_px',
         'residual_fullres_norm_abs_mean', 'residual_fullres_norm_max', 'model_debug_params_abs_mean', 'lr', 'loss', 'grad_norm'}<=set(h.keys('train'))
     assert {*(f'warp_{n}' for n in ('oob_ratio','negative_det_pct','det_min','det_p01','det_mean','high_grad_area_frac','residual_abs_mean_norm','residual_max_norm','safety_safe')), 'proxy_total_score', 'proxy_hard_fail', 'epe_px_median'}<=set(h.keys('val'))
+    rows = set(read_samples(done.run.dir)[0].columns); assert {'k1','s','det_min','safe','residual_max_px','epe_px','proxy_total_score'}<=rows
+    assert rows&{k for k in h.keys()}<={k for k in rows if k.startswith('proxy_')}   # what is told of each sample becomes no curve
     assert h.all_finite() and 0<=h.last('warp_safety_safe')<=1
 
 def test_three_stages_in_a_row_learn(lab):

@@ -10,11 +10,12 @@ import configparser, json, math, os, platform, random, shlex, subprocess, sys, t
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import torch
+from .journal import Journal, named, read_lines
+from .samples import sample_line
 
 # %% ../../nbs/00_core/80_runs.ipynb #836408bd
 def project_root()->Path: # absolute
@@ -94,15 +95,7 @@ class History:
         folder, # of the run
     )->'History':
         "The diary of a run; a last line torn by a crash is left out, a run without one has an empty one."
-        path,lines = Path(folder)/'history.jsonl',[]
-        rows = path.read_text(encoding='utf-8', errors='replace').splitlines() if path.exists() else []
-        for i,row in enumerate(rows):
-            try: line = json.loads(row); line['kind']
-            except (ValueError, TypeError, KeyError):
-                if i==len(rows)-1: break
-                raise ValueError(f"{path}, line {i+1} is damaged: {row[:60]!r}") from None
-            lines.append(line)
-        return cls(lines)
+        return cls(read_lines(Path(folder)/'history.jsonl'))
 
     def series(self,
         key:str, # name of a value
@@ -161,19 +154,13 @@ def _plain(x):
     if hasattr(x, 'model_dump'): return x.model_dump(mode='json')
     return x.tolist() if hasattr(x, 'tolist') else str(x)
 
-# %% ../../nbs/00_core/80_runs.ipynb #2b82b487
-@contextmanager
-def _named(path):
-    "An error of writing as one sentence that names the file."
-    try: yield
-    except OSError as e: raise OSError(f"cannot write {path} ({e.strerror or e}): is the disk full or read-only?") from None
-
-# %% ../../nbs/00_core/80_runs.ipynb #b95f8aec
+# %% ../../nbs/00_core/80_runs.ipynb #fda38e0d
 class Run:
-    "The folder of one run and its diary."
+    "The folder of one run, its diary and what it found out about each sample."
     def __init__(self, dir, settings, seed=0, tensorboard=True, writes=True):
         self.dir,self.settings,self.seed,self.tensorboard,self.writes = Path(dir),settings,seed,tensorboard,writes
-        self._file = self._tb = None
+        self._history,self._samples,self._tb = Journal(self.dir/'history.jsonl'),Journal(self.dir/'samples.jsonl'),None
+        self._ended = set()  # what TensorBoard no longer gets
 
     @classmethod
     def open(cls,
@@ -195,17 +182,8 @@ class Run:
             config.rename(self.dir/f'resolved_config.{n}.json')
         facts = dict(settings=settings, seed=seed, environment=environment(), command=shlex.join(sys.argv),
                      time=datetime.now(timezone.utc).isoformat(timespec='seconds'))
-        with _named(config): config.write_text(json.dumps(facts, indent=1, default=_plain)+'\n', encoding='utf-8')
+        with named(config): config.write_text(json.dumps(facts, indent=1, default=_plain)+'\n', encoding='utf-8')
         return self
-
-    def _write(self, text):
-        if self._file is None:
-            torn = (p:=self.dir/'history.jsonl').exists() and not p.read_bytes().endswith(b'\n')
-            if torn: self.rewind()
-            with _named(p): self._file = open(p, 'ab', buffering=0)
-        data = (text+'\n').encode('utf-8', 'replace')
-        with _named(self.dir/'history.jsonl'):
-            while data: data = data[self._file.write(data):]
 
     def log(self,
         kind:str, # train and val: once per epoch; step: in between
@@ -215,11 +193,34 @@ class Run:
     )->None:
         "One line of the diary, and scalars '<kind>/<name>'."
         if not self.writes: return
-        self._write(_line(kind, step, epoch, values))
-        try:
-            for k,v in values.items() if self._board(step) is not None else ():
+        self._history.add(_line(kind, step, epoch, values))
+        with self._shown('scalars'):
+            for k,v in values.items() if self._board('scalars', step) is not None else ():
                 if not isinstance(v, (str,type(None))): self._tb.add_scalar(f'{kind}/{k}', float(v), step)
-        except Exception as e: self.tensorboard = self._tb = None; self.note(f'no more scalars for TensorBoard: {type(e).__name__}: {e}')
+
+    def log_samples(self,
+        step:int, # optimiser steps so far
+        epoch:int, # complete epochs
+        image_id:list, # N names of validation samples
+        columns:dict, # name -> (N,) numbers
+    )->None:
+        "What a validation found out about each sample, as one line of samples.jsonl."
+        if self.writes and columns: self._samples.add(sample_line(step, epoch, image_id, columns))
+
+    def picture(self,
+        tag:str, # '<kind>/<name>'
+        step:int, # optimiser steps so far
+        rgb:np.ndarray, # (H,W,3) uint8
+    )->None:
+        "A picture for TensorBoard."
+        with self._shown('pictures'):
+            if self.writes and self._board('pictures', step) is not None: self._tb.add_image(tag, rgb, step, dataformats='HWC')
+
+    @contextmanager
+    def _shown(self, what):
+        "What fails for TensorBoard ends there; the run goes on."
+        try: yield
+        except Exception as e: self._ended.add(what); self.note(f'no more {what} for TensorBoard: {type(e).__name__}: {e}')
 
     def note(self,
         text:str, # one sentence
@@ -227,10 +228,11 @@ class Run:
         epoch:int=None, # running epoch
     )->None:
         "Something worth remembering that is not a number."
-        if self.writes: self._write(_line('note', step, epoch, dict(text=text)))
+        if self.writes: self._history.add(_line('note', step, epoch, dict(text=text)))
 
-    def _board(self, step):
+    def _board(self, what, step):
         "The TensorBoard writer, made when first needed; None where there is none."
+        if what in self._ended: return None
         if self.tensorboard and self._tb is None:
             try: from torch.utils.tensorboard import SummaryWriter
             except ImportError: self.tensorboard = False; self.note('tensorboard is not installed: no scalars'); return None
@@ -245,19 +247,16 @@ class Run:
         if not self.writes: return
         self.close()
         late = lambda l: step is not None and (l['step'] or 0)>step or epoch is not None and l['kind'] in ('train','val') and l['epoch']>epoch
-        rows = [json.dumps(l, ensure_ascii=False) for l in takewhile(lambda l: not late(l), self.history.lines)]
-        tmp = self.dir/'.history.jsonl.tmp'
-        with _named(self.dir/'history.jsonl'):
-            tmp.write_text(''.join(r+'\n' for r in rows), encoding='utf-8'); os.replace(tmp, self.dir/'history.jsonl')
+        for journal in (self._history, self._samples): journal.cut(late)
 
     @property
     def history(self)->History: return History.read(self.dir)
 
     def close(self)->None:
         "Close the files; the next line opens them again."
-        for f in (self._file, self._tb):
+        for f in (self._history, self._samples, self._tb):
             if f is not None: f.close()
-        self._file = self._tb = None
+        self._tb = None
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()

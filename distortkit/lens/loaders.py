@@ -56,6 +56,7 @@ def synthetic_loaders(
     fixed = lambda some,count: FixedPairs(some, size, -(-count//len(some)), count, plain, 'val', t.seed, workers=few, what='val: rendering and finding curves') if count else None
     val,*more = [f for f in (fixed(photos, m), fixed(scenes, n-m)) if f]
     for f in more: val.samples += f.samples
+    val.album = val.samples[:t.album]
     if not pictures and not t.proxy_enabled: val.samples = [{k: v for k,v in s.items() if k not in ('input_image','target_image')} for s in val.samples]
     load = partial(make_loader, batch_size=t.synthetic_batch_size, seed=t.seed)
     return load(train, workers=t.workers), load(val, shuffle=False)

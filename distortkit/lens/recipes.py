@@ -34,6 +34,7 @@ class TrainSettings(EngineSettings):
     checkpoint_dir:str|None = Field(None, description='run folder, where it is not run_name below outputs/runs')
     debug_dump_dir:str|None = Field(None, description='write input, prediction and target of the first validation sample here')
     debug_dump_max_images:int = Field(8, ge=0)
+    album:int = Field(12, ge=0, description='validation samples whose pictures the run folder keeps, to be looked at; 0: none')
     param_saturation_warn_threshold:float = Field(.65, gt=0, le=1, description='warn when more of a batch sits at a bound')
     residual_warn_abs_max_px:float = Field(20., gt=0, description='px of the picture; also warned at 95 % of residual_max_disp')
     synthetic_train_steps:int = Field(100, gt=0, description='batches per epoch')
