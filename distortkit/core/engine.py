@@ -12,15 +12,17 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+from .average import Average
 from .checkpoint import CheckpointError, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from .feed import epoch_batches, loader_dice
 from .metrics import Means
 from .runs import Run, seed_everything
-from .steps import EngineSettings, StepResult, Stepper
+from .steps import EngineSettings, StepResult
 from .stop import stop_signals
+from .update import Updater
 
 # %% ../../nbs/00_core/90_engine.ipynb #2c89db53
-class Engine(Stepper):
+class Engine(Updater):
     "Trains, validates, saves, resumes."
     def __init__(self,
         model, # module; `step` gets it, wrapped for several processes
@@ -31,14 +33,16 @@ class Engine(Stepper):
         extra:dict=None, # plain values kept in every checkpoint, e.g. the stage
         watch=None, # {name: mean of a diagnostic} -> list of warnings; each is told once per epoch
         on_epoch_end=None, # called as (engine, epoch, metrics) on the main process
+        on_look=None, # called as (engine, is this the best so far?) on the main process after each validation, the one before training included
         optional=(), # metrics that may be missing, as the score of a scorer that fails; the last ones are kept in `extra`, too
     ):
         super().__init__(model, step, settings, summarise)
-        self.run,self.extra,self.watch,self.on_epoch_end,self.optional = run,dict(extra or {}),watch,on_epoch_end,tuple(optional)
-        self.batches_done,self.best_metric,self._rng_epoch,self._dice = 0,None,None,[]
+        self.run,self.extra,self.watch,self.on_epoch_end,self.on_look,self.optional = run,dict(extra or {}),watch,on_epoch_end,on_look,tuple(optional)
+        self.batches_done,self.stale,self.best_metric,self._rng_epoch,self._dice = 0,0,None,None,[]
         self.best_by,self._last = (settings.best_metric_name, settings.best_metric_mode),{}
 
     def _fresh(self): super()._fresh(); self._told = set()
+    def _note(self, text): super()._note(text); self.run.note(text, self.global_step, self.epoch+1)
 
 # %% ../../nbs/00_core/90_engine.ipynb #a01cf16b
 @patch
@@ -50,8 +54,7 @@ def _train_epoch(self:Engine, loader):
     self._throw_from(self._rng_epoch)
     batches = epoch_batches(loader, self.epoch, self.batches_done, acc.process_index, acc.num_processes, seed=s.seed)
     if resumed: set_rng_state(self._rng)
-    images = self._counts['images']
-    self._mark()
+    images = self._counts['images']; self._mark()
     most = lambda: min(s.grad_accumulation, (s.max_steps_per_epoch or 10**9)-self.batches_done)
     while group := list(islice(batches, most())):
         self.update(group)
@@ -129,7 +132,12 @@ def _save(self:Engine, name):
         scaler=self.acc.scaler.state_dict() if self.acc.scaler is not None else None,
         **{name: getattr(self, name) for name in PROGRESS}, rng=list(rng),
         extra={**self.extra, **self._last, 'best_metric_name': self.best_by[0], 'best_metric_mode': self.best_by[1],
-               'best_metric_wanted': f'{s.best_metric_name} {s.best_metric_mode}', 'progress': list(progress) if inside else None})
+               'best_metric_wanted': f'{s.best_metric_name} {s.best_metric_mode}', 'progress': list(progress) if inside else None,
+               **(dict(patience_counter=self.stale) if s.early_stop_patience else {}), **(dict(cut=sorted(self._cut)) if self._cut else {})})
+    if self.average: state['average'] = self.average.state_dict()
+    if self.average and name=='best.pt':
+        state['raw_model'] = state['model']
+        with self.judged(): state['model'] = {k: v.clone() for k,v in self.model.state_dict().items()}
     why = None
     try: self.is_main and save_checkpoint(self.run.dir/name, state)
     except CheckpointError as e: why = str(e)
@@ -143,8 +151,13 @@ def _resume(self:Engine, path):
     n,world,rank = len(c['rng']),self.acc.num_processes,self.acc.process_index
     if n!=world: raise CheckpointError(f"{path} was written by a run of {n} process{'es' if n>1 else ''}, this one has {world}: "
                                        "start as many, or begin a new run from its weights alone")
+    if ('base_optimizer' in c['optimizer'])!=(s.optimizer.name=='fsam'):
+        raise CheckpointError(f"{path} was written {'without' if s.optimizer.name=='fsam' else 'with'} Friendly SAM, optimizer.name is {s.optimizer.name}: resume with the same one")
+    c['model'] = c.get('raw_model', c['model'])
     try:
         for name in ('model','optimizer','scheduler'): getattr(self, name).load_state_dict(c[name])
+        if self.average and 'average' in c: self.average.load_state_dict(c['average'])
+        elif self.average: self.average = Average(self.model, s.ema_decay); self._say(f"{path.name} holds no average of weights: it begins with those of now")
     except (RuntimeError, ValueError, KeyError) as e:
         raise CheckpointError(f"{path} does not fit this run: {str(e).strip().splitlines()[-1].strip()}") from None
     if self.acc.scaler is not None and c['scaler']: self.acc.scaler.load_state_dict(c['scaler'])
@@ -152,8 +165,9 @@ def _resume(self:Engine, path):
     if c['extra'].get('best_metric_wanted')==f'{s.best_metric_name} {s.best_metric_mode}':
         self.best_by = tuple(c['extra'][f'best_metric_{k}'] for k in ('name','mode'))
     else:
-        self.best_metric = None
+        self.best_metric,c['extra']['patience_counter'] = None,0
         self._say(f"the best checkpoint is now judged by {s.best_metric_name} ({s.best_metric_mode}): earlier ones do not count")
+    self.stale,self._cut = c['extra'].get('patience_counter', 0),set(c['extra'].get('cut', ()))
     self._fresh(); self._last = {k: c['extra'][k] for k in self.optional if k in c['extra']}
     if c['extra'].get('progress'):
         progress = c['extra']['progress'][rank]; self._rng_epoch,self._counts = progress['rng_epoch'],dict(progress['counts'])
@@ -176,6 +190,7 @@ def _judge(self:Engine, metrics):
     "Is this the best so far? Then best.pt is written."
     value = self._measured(metrics); name,mode = self.best_by; self._last |= {k: float(metrics[k]) for k in self.optional if k in metrics}
     better = math.isfinite(value) and (self.best_metric is None or (value<self.best_metric if mode=='min' else value>self.best_metric))
+    self.stale = 0 if better else self.stale+(self.epoch>0)
     if better: self.best_metric = value; self._save('best.pt')
     return f"{name} {value:.4g}{' (best)' if better else ''}", better
 
@@ -191,7 +206,7 @@ def _measured(self:Engine, metrics):
 def _begin(self:Engine, *loaders):
     "Everything as before the first step."
     self.prepare(loaders[0])
-    self.epoch = self.global_step = self.batches_done = 0; self.best_metric = self._rng_epoch = None; self._last = {}
+    self.epoch = self.global_step = self.batches_done = self.stale = 0; self._cut = set(); self.best_metric = self._rng_epoch = None; self._last = {}
     self.best_by,self._dice = (self.settings.best_metric_name, self.settings.best_metric_mode),loader_dice(*loaders)
     seed_everything(self.settings.seed); self._fresh(); self._mark()
     if self.acc.process_index: self._own_dice()
@@ -208,7 +223,8 @@ def fit(self:Engine,
     with stop_signals() as self._wishes:
         try:
             if val_loader is not None and self.global_step==0 and self.best_metric is None: self._first_look(val_loader)
-            while self.epoch<self.settings.epochs: self._one_epoch(train_loader, val_loader)
+            while self.epoch<self.settings.epochs and not self._enough(): self._one_epoch(train_loader, val_loader)
+            if self.epoch<self.settings.epochs: self._say(self._enough())
         except KeyboardInterrupt as e: self._interrupted(e); raise
         except RuntimeError as e:  # the signal may have ended a data worker, too
             if not self._wishes: raise
@@ -224,9 +240,7 @@ def _first_look(self:Engine, val_loader):
     if math.isnan(self._measured(metrics)) and self.best_by[0] in self.optional:
         text = f"{self.best_by[0]} cannot be measured: the best checkpoint is judged by loss (min)"
         self._say(f'warning: {text}'); self.run.note(text, 0, 0); self.best_by = ('loss','min')
-    told,better = self._judge(metrics)
-    self.run.log('val', 0, 0, {**metrics, 'is_best': better})
-    self._say(f"before training  val {told}")
+    self._say(f"before training  val {self._seen(metrics)}")
 
 @patch
 def _one_epoch(self:Engine, train_loader, val_loader):
@@ -234,14 +248,30 @@ def _one_epoch(self:Engine, train_loader, val_loader):
     values = self._train_epoch(train_loader)
     self.run.log('train', self.global_step, self.epoch+1, values); self._warn(values)
     metrics = self.validate(val_loader) if val_loader is not None else values
-    text = self._text(values)
-    self.epoch += 1; self.batches_done = 0; self._rng_epoch = None; self._mark()
+    text = self._text(values); self.epoch += 1; self.batches_done = 0; self._rng_epoch = None; self._mark()
     self._whole = False  # until best.pt, diary and last.pt tell of this epoch
-    told,better = self._judge(metrics)
-    if val_loader is not None: self.run.log('val', self.global_step, self.epoch, {**metrics, 'is_best': better})
+    told = self._seen(metrics) if val_loader is not None else self._judge(metrics)[0]
+    if self.epoch<self.settings.epochs and (why := self._enough()): self.run.note(why, self.global_step, self.epoch)
     self._save('last.pt'); self._whole = True
     self._say(f"{text}  {'val ' if val_loader is not None else ''}{told}")
-    if self.on_epoch_end and self.is_main: self.on_epoch_end(self, self.epoch, metrics)
+    with self.judged():
+        if self.on_epoch_end and self.is_main: self.on_epoch_end(self, self.epoch, metrics)
+
+@patch
+def _enough(self:Engine):
+    "Why it is enough, in words, or nothing: as the first process sees it."
+    if not self.settings.early_stop_patience or self._shares(self.stale)[0]<self.settings.early_stop_patience: return ''
+    than = 'finite' if self.best_metric is None else f'better than {self.best_metric:.4g}'
+    return f"stopped early: {self.best_by[0]} was not {than} for {self.stale} epochs (early_stop_patience {self.settings.early_stop_patience})"
+
+@patch
+def _seen(self:Engine, metrics):
+    "Judge a validation, write it down, show it to whoever looks on."
+    told,better = self._judge(metrics)
+    self.run.log('val', self.global_step, self.epoch, {**metrics, 'is_best': better}); self.run.log_samples(self.global_step, self.epoch, *self.samples)
+    with self.judged():
+        if self.on_look and self.is_main: self.on_look(self, better)
+    return told
 
 @patch
 def _interrupted(self:Engine, why):

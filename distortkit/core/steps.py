@@ -18,11 +18,15 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from .average import Average
+from .checkpoint import rng_state, set_rng_state
 from .config import Settings
-from .device import make_accelerator
+from .device import make_accelerator, pick_device
 from .feed import batch_size, epoch_batches, epoch_length, to_device
 from .metrics import Means, floats
+from .pieces import out_of_memory, split_batch
 from .optim import OptimizerSettings, SchedulerSettings, make_optimizer, make_scheduler, total_steps
+from .samples import batch_rows, join_batches
 
 # %% ../../nbs/00_core/88_steps.ipynb #6cbb10d4
 @dataclass
@@ -32,12 +36,15 @@ class StepResult:
     parts:dict = field(default_factory=dict) # name -> (); terms of the loss
     diagnostics:dict = field(default_factory=dict) # name -> float or (); other numbers worth a mean
     per_sample:dict = field(default_factory=dict) # name -> (B,); for medians and shares over a whole validation
+    records:dict = field(default_factory=dict) # name -> (B,); more to know about each sample, not summarised
+    ids:list = field(default_factory=list) # B names of the samples, or none
 
 # %% ../../nbs/00_core/88_steps.ipynb #1dad9c61
 class EngineSettings(Settings):
     "How to train, whatever is trained."
     epochs:int = Field(1, ge=1)
     amp_enabled:bool = Field(False, description='cuda: float16 with loss scaling; cpu: bfloat16; mps: off')
+    amp_cpu:bool = Field(True, description='false: amp_enabled is left off on the cpu')
     channels_last:bool = Field(False, description='keep the weights of convolutions, and so their pictures, channel by channel in each pixel')
     grad_clip_norm:float|None = Field(1., gt=0, description='longest gradient allowed; null: any')
     grad_accumulation:int = Field(1, ge=1, description='batches per optimiser step')
@@ -49,13 +56,16 @@ class EngineSettings(Settings):
     fail_on_nonfinite_loss:bool = Field(True, description='false: leave such a step out and count it')
     best_metric_name:str = 'loss'
     best_metric_mode:Literal['min','max'] = 'min'
+    ema_decay:float|None = Field(None, gt=0, lt=1, description='longest memory of averaged weights, which are judged in place of the last ones; null: none')
+    early_stop_patience:int|None = Field(None, ge=1, description='epochs without a better best_metric_name after which the run ends')
+    fallback_batch:int|None = Field(None, ge=1, description='samples at most in the pieces of a batch for which memory was short; one process only')
     seed:int = Field(0, ge=0)
     optimizer:OptimizerSettings = OptimizerSettings()
     scheduler:SchedulerSettings = SchedulerSettings()
 
 # %% ../../nbs/00_core/88_steps.ipynb #b9523463
 class Stepper:
-    "A model, a step, and the devices they run on; steps and validates."
+    "A model, a step, and the devices they run on; validates, and is made ready to learn."
     def __init__(self,
         model, # module; `step` gets it, wrapped for several processes
         step, # (model, batch, train, autocast) -> StepResult
@@ -63,21 +73,26 @@ class Stepper:
         summarise=None, # {name: (N,) over all validation samples} -> {name: float}; needs `per_sample`
     ):
         self.model,self.step,self.settings,self.summarise = model,step,settings,summarise
-        self.optimizer = self.scheduler = None
+        self.optimizer = self.scheduler = self.average = self.samples = None
         self.epoch = self.global_step = 0
-        self._wishes,self._agreed,self._buffers,self._whole = [],[],[],True
+        self._wishes,self._agreed,self._buffers,self._whole,self._cut = [],[],[],True,set()
         self._fresh(); self._connect()
 
     def _connect(self):
         "Devices and processes; the model goes there."
-        self.acc = make_accelerator(self.settings.device, self.settings.amp_enabled)
+        s = self.settings
+        self.acc = make_accelerator(s.device, s.amp_enabled and (s.amp_cpu or pick_device(s.device)!='cpu'))
         self._precision = dict(fp16=torch.float16, bf16=torch.bfloat16).get(self.acc.mixed_precision)
         self.model.to(self.acc.device); self.wrapped = self.model
-        if self.settings.channels_last: self.model.to(memory_format=torch.channels_last)
+        if s.channels_last: self.model.to(memory_format=torch.channels_last)
 
     def autocast(self): # context manager
         "The precision to run the model in."
         return torch.autocast(self.acc.device.type, self._precision) if self._precision else nullcontext()
+
+    def judged(self): # context manager
+        "Inside, the model has the weights that are judged: their average, if there is one."
+        return self.average.applied() if self.average else nullcontext()
 
     def _fresh(self):
         "Nothing seen yet in this epoch."
@@ -87,6 +102,7 @@ class Stepper:
     def is_main(self)->bool: return self.acc.is_main_process
     def _say(self, text):
         if self.is_main: print(text, flush=True)
+    def _note(self, text): self._say(f'warning: {text}')
     def _shares(self, x):
         "What `x` is in every process, in order."
         from accelerate.utils import gather_object
@@ -118,27 +134,58 @@ def _halt(self:Stepper):
     wishes = self._agreed if self.acc.num_processes>1 else self._wishes
     if wishes: raise KeyboardInterrupt(wishes[0])
 
+# %% ../../nbs/00_core/88_steps.ipynb #7a2d79e1
+@patch
+def _spared(self:Stepper, work, batches, where, forget=lambda: None):
+    "What `work` makes of batches, or of pieces of them where memory is short; `forget` undoes the half of it."
+    size = self.settings.fallback_batch if self.acc.num_processes==1 else None
+    if not size: return work(batches)
+    if where not in self._cut:
+        dice = rng_state()
+        try: return work(batches)
+        except (RuntimeError, MemoryError) as e:
+            if not out_of_memory(e): raise
+        self._shorten(where, size); forget(); set_rng_state(dice)  # not in the except: its error holds on to the memory
+    pieces = [p for b in batches for p in split_batch(b, size)]
+    try: return work(pieces)
+    except (RuntimeError, MemoryError) as e:
+        if not out_of_memory(e): raise
+        raise RuntimeError(f"out of memory in {where}, even in pieces of {size}: set fallback_batch lower") from None
+
+@patch
+def _shorten(self:Stepper, where, size):
+    "Cut batches from now on, and say so."
+    self._cut.add(where)
+    if self.acc.device.type=='cuda': torch.cuda.empty_cache()
+    self._note(f"out of memory in {where}: from here on its batches are cut into pieces of at most {size} samples (fallback_batch)"
+               f"{'; the gradient stays that of the whole batch, but batch norm sees the pieces' if where=='training' else ''}")
+
 # %% ../../nbs/00_core/88_steps.ipynb #f5767409
 @patch
 def validate(self:Stepper,
     loader, # validation batches
 )->dict: # name -> float
-    "Means of loss, parts and diagnostics, and what `summarise` makes of the samples."
+    "Means of loss, parts and diagnostics, and what `summarise` makes of the samples, which stay in `samples`: names, columns."
     if self.optimizer is None: self._connect()
-    means,samples,lost = Means(allow_nonfinite=True),{},0
+    means,rows,judged,lost = Means(allow_nonfinite=True),[],{},0
     if self.acc.num_processes>1:
         for b in self.model.buffers(): torch.distributed.broadcast(b, 0)  # the first process's batch norm is the one that is saved
     self.model.eval()
-    with torch.no_grad():
-        for batch in self._rounds(loader):
-            batch = to_device(batch, self.acc.device)
-            r,numbers,fault = self._try(self.model, batch, 'validation') if batch is not None else (None,{},None)
+    with torch.no_grad(), self.judged():
+        for r,numbers,fault,n in (answer for batch in self._rounds(loader) for answer in self._answers(batch)):
             self._agree(fault); self._halt()
             lost += bool(fault)
-            if fault or r is None: continue
-            means.update(numbers, batch_size(batch) or 1)
-            for k,v in r.per_sample.items(): samples.setdefault(k, []).append(v.detach().float().cpu())
-    return self._summary(means, {k: torch.cat(v) for k,v in samples.items()}, lost)
+            rows.append(batch_rows(r.ids, {**r.records, **r.per_sample}) if r is not None and not fault else None)
+            if rows[-1] is None: continue
+            means.update(numbers, n); judged.update(dict.fromkeys(r.per_sample))
+    return self._summary(means, rows, judged, lost)
+
+@patch
+def _answers(self:Stepper, batch):
+    "What the step says of a validation batch, or of its pieces: result, numbers, fault, number of samples."
+    if batch is None: return [(None,{},None,1)]
+    say = lambda b: (*self._try(self.model, to_device(b, self.acc.device), 'validation'), batch_size(b) or 1)
+    return self._spared(lambda some: [say(b) for b in some], [batch], 'validation')
 
 @patch
 def _rounds(self:Stepper, loader):
@@ -151,14 +198,13 @@ def _rounds(self:Stepper, loader):
     return (next(mine, None) for _ in range(-(-n//world)))
 
 @patch
-def _summary(self:Stepper, means, samples, lost):
+def _summary(self:Stepper, means, rows, judged, lost):
     "Metrics over all processes."
-    total,every,left_out = Means(),{},0
-    for m,s,n in self._shares((means.state(), samples, lost)):
-        total.add(m); left_out += n
-        for k,v in s.items(): every.setdefault(k, []).append(v)
-    metrics = total.means()
-    if self.summarise and every: metrics.update(self.summarise({k: torch.cat(v) for k,v in every.items()}))
+    shares = self._shares((means.state(), rows, judged, lost)); total = Means()
+    for m,*_ in shares: total.add(m)
+    metrics,left_out,judged = total.means(),sum(n for *_,n in shares),{k: 1 for _,_,names,_ in shares for k in names}
+    self.samples = names,columns = join_batches([r for _,r,_,_ in shares])
+    if self.summarise and judged: metrics.update(self.summarise({k: columns[k] for k in judged}))
     return metrics|(dict(nonfinite_batches=left_out) if left_out else {})
 
 # %% ../../nbs/00_core/88_steps.ipynb #4c937cd2
@@ -173,63 +219,14 @@ def prepare(self:Stepper,
     if n is None and s.max_steps_per_epoch is None and s.scheduler.name!='none':
         raise ValueError(f"the {s.scheduler.name} schedule needs the length of an epoch: the loader has none, "
                          "so set max_steps_per_epoch")
+    if s.optimizer.name=='fsam' and acc.scaler is not None:
+        raise ValueError("optimizer.name fsam does not go with the loss scaling of float16: set amp_enabled to false")
+    if s.fallback_batch and acc.num_processes>1: self._say("fallback_batch is left out: with several processes no batch is cut")
     opt = make_optimizer(self.model, s.optimizer)
     steps = total_steps(n or s.max_steps_per_epoch or 1, s.epochs, s.max_steps_per_epoch, s.grad_accumulation)
     self.scheduler = make_scheduler(opt, s.scheduler, steps)
     self.optimizer = acc.prepare_optimizer(opt)
+    self.average = Average(self.model, s.ema_decay) if s.ema_decay else None
     if acc.num_processes>1:
         where = dict(device_ids=[acc.local_process_index]) if acc.device.type=='cuda' else {}
         self.wrapped = DistributedDataParallel(self.model, find_unused_parameters=True, **where)
-
-# %% ../../nbs/00_core/88_steps.ipynb #fc875342
-@patch
-def update(self:Stepper,
-    group, # batches of this step
-)->bool: # False: it had to be left out
-    "One optimiser step over a group of batches."
-    acc,results,shares = self.acc,[],self._weights(group)
-    self._buffers = [b.clone() for b in self.model.buffers()]
-    self.wrapped.train()
-    for i,batch in enumerate(group):
-        batch = to_device(batch, acc.device)
-        with nullcontext() if i==len(group)-1 else acc.no_sync(self.wrapped):
-            r,numbers,fault = self._try(self.wrapped, batch, 'training')
-            if self._agree(fault): return self._leave_out()
-            acc.backward(r.loss*shares[i])
-        results.append((numbers, r, (batch_size(batch) or 0)))
-    norm = float(acc.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip_norm or math.inf))
-    if acc.scaler is None and not math.isfinite(norm):
-        if self.settings.fail_on_nonfinite_loss:
-            raise FloatingPointError(f"epoch {self.epoch+1}, step {self.global_step}: not finite: gradient norm = {norm}, the loss was")
-        return self._leave_out()
-    lr = self.optimizer.param_groups[0]['lr']
-    self._whole = False; self.optimizer.step()
-    if self.optimizer.step_was_skipped: self._counts['steps_skipped'] += 1
-    else: self.scheduler.step()
-    self._whole = True; self.optimizer.zero_grad()
-    for numbers,r,n in results:
-        self._means.update({**numbers, 'grad_norm': norm, 'lr': lr}, n or 1)
-        self._counts['images'] += n; self._watched.update(dict.fromkeys(r.diagnostics))
-    return True
-
-# %% ../../nbs/00_core/88_steps.ipynb #2c2c3d14
-@patch
-def _weights(self:Stepper, group):
-    "What each batch counts in this step: its share of the samples of all processes, whose gradients are averaged."
-    sizes = [batch_size(b) or 0 for b in group]; every = self._shares(sizes)
-    if not all(map(all, every)): return [1/len(group)]*len(group)
-    return [n*len(every)/sum(map(sum, every)) for n in sizes]
-
-@patch
-def _leave_out(self:Stepper):
-    "Forget the running step: its gradients and what batch norm saw."
-    self._restore_buffers(); self.optimizer.zero_grad()
-    self._counts['nonfinite_steps'] += 1
-    self._say(f"epoch {self.epoch+1}  step {self.global_step}  left out: loss or gradient not finite")
-    return False
-
-@patch
-def _restore_buffers(self:Stepper):
-    with torch.no_grad():
-        for b,kept in zip(self.model.buffers(), self._buffers): b.copy_(kept)
-    self._buffers = []
