@@ -17,6 +17,7 @@ from .commands import bench, data, profile, proxy, qa
 from .commands.correct import correct
 from .commands.door import fail
 from .commands.infer import infer_test
+from .commands.report import report
 
 # %% ../nbs/80_cli/10_cli.ipynb #b2c9e5e3
 app = typer.Typer(name='distortkit', add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -35,6 +36,9 @@ def _front_door():
     Train on your own pairs, stage after stage:
       distortkit train stage1 --loader-module my_data
       distortkit train stage2 --loader-module my_data
+    \b
+    See what a run did, on one page:
+      distortkit report stage2_hybrid
     \b
     Look after pairs, scores, lens profiles, results, speed:
       distortkit data audit pairs.csv -o audit.csv
@@ -147,6 +151,7 @@ def train(
 # %% ../nbs/80_cli/10_cli.ipynb #3fc0752e
 app.command()(correct)
 app.command('infer-test')(infer_test)
+app.command()(report)
 for group in (data, proxy, profile, qa, bench): app.add_typer(group.app)
 
 # %% ../nbs/80_cli/10_cli.ipynb #dde779fb

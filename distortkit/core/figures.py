@@ -12,28 +12,35 @@ from contextlib import contextmanager
 import numpy as np, torch
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image, ImageChops
 from torch import Tensor
 
 # %% ../../nbs/00_core/20_figures.ipynb #1b79017b
-_LOOK = {'font.size':8, 'axes.titlesize':8, 'axes.labelsize':8, 'xtick.labelsize':7, 'ytick.labelsize':7,
-        'legend.fontsize':7, 'legend.frameon':False, 'axes.spines.top':False, 'axes.spines.right':False,
+_LOOK = {'font.size':9, 'axes.titlesize':9, 'axes.labelsize':9, 'xtick.labelsize':8, 'ytick.labelsize':8,
+        'legend.fontsize':8, 'legend.frameon':False, 'figure.titlesize':9, 'axes.spines.top':False, 'axes.spines.right':False,
         'lines.linewidth':1.3, 'image.interpolation':'antialiased'}
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000') # Okabe & Ito 2008
+
+def _drawn(fig):
+    "The figure as an RGB picture without its empty margins."
+    buf,whole = io.BytesIO(),isinstance(fig.get_layout_engine(), ConstrainedLayoutEngine) # all is inside: drawn once and cut, not measured first
+    fig.savefig(buf, format='png', dpi=fig.dpi, pil_kwargs=dict(compress_level=1), **({} if whole else dict(bbox_inches='tight', pad_inches=.04)))
+    img,pad = Image.open(buf).convert('RGB'),round(.04*fig.dpi)
+    box = whole and ImageChops.difference(img, Image.new('RGB', img.size, img.getpixel((0,0)))).getbbox()
+    return img.crop((max(0, box[0]-pad), max(0, box[1]-pad), min(img.width, box[2]+pad), min(img.height, box[3]+pad))) if box else img
 
 def figure_png(
     fig:Figure, # any matplotlib figure
     max_kb:float=40, # size limit; kB = 1000 bytes
 )->bytes: # PNG file
     "The figure as a palette PNG of at most `max_kb`."
-    buf = io.BytesIO()
-    fig.savefig(buf, format='png', dpi=fig.dpi, bbox_inches='tight', pad_inches=.04)
-    full = Image.open(buf).convert('RGB')
+    full,how = _drawn(fig),(Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE) # few colours: rare ones, as of a bar's end, are kept
     for scale in (1, .85, .7, .55, .4, .3, .2):
         img = full.resize([max(1, round(scale*n)) for n in full.size], Image.Resampling.LANCZOS) if scale<1 else full
         for n in (256, 128, 64, 32):
             out = io.BytesIO()
-            img.quantize(n, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+            img.quantize(n, how[n<256], dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
             if out.tell()<=max_kb*1000: return out.getvalue()
     raise ValueError(f"figure of {full.width}x{full.height} px does not fit in max_kb={max_kb}: draw less or allow more")
 
@@ -160,6 +167,7 @@ def show_map(
     if m.ndim!=2: raise ValueError(f"map must be (H,W), got {tuple(map.shape)}")
     known = m[m.isfinite()]
     low,high = (known.min().item(), known.max().item()) if len(known) else (0.,1.)
+    if low==high: high = low+1 # one colour, and a bar that can be read
     diverging = span is not None or center is not None
     if diverging:
         center = center or 0.
@@ -192,12 +200,14 @@ def show_flow(
     if image is not None and _hwc(image).shape[:2]!=(h,w):
         raise ValueError(f"image {_hwc(image).shape[:2]} and flow {(h,w)} differ in size")
     if ax is None: ax = _new(size=(3.2*min(1, w/h)+.9, 3.2*min(1, h/w)+.3))[1][0,0]
-    back = ax.imshow(f.norm(dim=0), cmap='cividis') if image is None else ax.imshow(_hwc(image), cmap='gray', alpha=.6)
+    length = f.norm(dim=0); known = length[length.isfinite()]; top = known.max().item() if len(known) else 0
+    scale = dict(cmap='cividis', norm=plt.Normalize(0, top or 1)) # of a length: from 0
+    back = ax.imshow(length, **scale) if image is None else ax.imshow(_hwc(image), cmap='gray', alpha=.6)
     y,x = np.mgrid[step//2:h:step, step//2:w:step]
     dx,dy = f[:,y,x].numpy()*gain
-    paint = dict(color='white') if image is None else dict(cmap='cividis')
+    paint,rim = (dict(color='white'), 'black') if image is None else (scale, 'white') # a rim: seen on bright and on dark
     colours = () if image is None else (np.hypot(dx, dy)/gain,)
-    arrows = ax.quiver(x, y, dx, dy, *colours, angles='xy', scale_units='xy', scale=1, width=.006, **paint)
+    arrows = ax.quiver(x, y, dx, dy, *colours, angles='xy', scale_units='xy', scale=1, width=.007, ec=rim, lw=.5, **paint)
     ax.figure.colorbar(back if image is None else arrows, ax=ax, label='flow length, px', fraction=.05)
     ax.set(title=title, xlabel='x, px', ylabel='y, px' if gain==1 else f'y, px (arrows ×{gain:g})')
     ax.set(xlim=(-.5, w-.5), ylim=(h-.5, -.5))
@@ -209,7 +219,7 @@ def show_curves(
     history, # dict name -> (x,y), or a `History` with `.series(key, kind)` and `.keys(kind)`
     keys=None, # which names to draw; None = all
     xlabel:str='step', # what x counts
-    ylabel:str='', # what y is, with its unit
+    ylabel:str='', # what y is, with its unit; empty = the names
     log:bool=False, # logarithmic y axis
     ax=None, # axes to draw on; None = a new figure
 )->tuple: # figure, axes
@@ -226,6 +236,6 @@ def show_curves(
             one = dict(marker='o', ms=3) if len(y)<12 else {}
             ax.plot(np.asarray(x), y, '--' if kind=='val' else '-', color=COLOURS[i%len(COLOURS)],
                     label=k if kind=='train' else f'{k} (val)', **one)
-    ax.set(xlabel=xlabel, ylabel=ylabel, yscale='log' if log else 'linear')
+    ax.set(xlabel=xlabel, ylabel=ylabel or ', '.join(keys or found), yscale='log' if log else 'linear')
     if found: ax.legend()
     return ax.figure,ax

@@ -14,6 +14,7 @@ import cv2, numpy as np, torch
 import torch.nn.functional as F
 from ..core.data import item_rng
 from ..core.figures import before_after
+from ..core.page import write_page
 from ..core.runs import History, run_folder, runs_root, seed_everything
 from ..core.stages import execute_stage
 from .bank import BankSettings, build_bank
@@ -22,9 +23,9 @@ from .data import FixedPairs
 from .hybrid import HybridModel, load_model
 from .loaders import training_pairs
 from .recipes import STAGE_NAMES, Recipe, load_recipe
-from .report import format_table, report_json, stage_table, write_report
-from .report import show_correction, show_errors, show_foldover, show_learning, show_residual
+from .report import report_json, show_correction, show_errors, show_foldover, show_learning, show_residual
 from .scores import best_constant, compare
+from .tables import format_table, stage_table
 from .train import model_size, predict_grids
 from .views import draw_views, render
 from .warps import LensSampler, WarpSettings, frame_halves
@@ -156,7 +157,7 @@ def run_demo(
     seconds = round(time.time()-begin, 1)
     sections = demo_sections(stages, model, recipe, photos, result, others)
     pictures = [before_after(*(cv2.imread(str(p))[...,::-1] for p in (f, folder/'corrected'/f.name)), (f.name, n['mode_used']))[0] for f,n in zip(files, notes) if (folder/'corrected'/f.name).is_file()]
-    write_report(folder/'report.html', 'distortkit demo', [*sections, ('Photographs', 'Corrected by `distortkit correct`.', pictures)], recipe.model_dump(mode='json'))
+    write_page(folder/'report.html', 'distortkit demo', [*sections, ('Photographs', 'Corrected by `distortkit correct`.', pictures)], recipe.model_dump(mode='json'))
     saved = json.loads(report_json(folder/'report.json', result, recipe.train.seed, seconds, dict(lenses=f'the stronger {1-STRONGER:.0%} of the test split', others={n: {k: r[k] for k in ('model','identity','constant','n')} for n,r in others.items()})).read_text())
     print(f"\nHeld-out photographs × the stronger half of the held-out lenses\n{format_table(result)}")
     for name,r in others.items(): print(f"\n{name}\n{format_table(r)}")
