@@ -27,7 +27,7 @@ from .judge import CorrectSettings
 from .params import NEUTRAL, PARAM_NAMES
 from .qa import list_images
 from .safety import evaluate_safety
-from .schemas import read_json, utc_now, write_json
+from ..core.schemas import read_json, utc_now, write_json
 
 # %% ../../nbs/20_lens/87_infer.ipynb #6aff6ba5
 class Neutral:

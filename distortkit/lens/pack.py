@@ -13,7 +13,7 @@ from pathlib import Path
 from .. import __version__
 from ..core.files import DataError, file_sha256, whole_file
 from .qa import Problem, QaReport, check_files, check_folder, image_size, list_images, unsafe_name
-from .schemas import read_json, utc_now, write_json
+from ..core.schemas import read_json, utc_now, write_json
 
 # %% ../../nbs/20_lens/86_pack.ipynb #620f0e54
 def write_archive(

@@ -45,7 +45,7 @@ def _metrics(grid, residual, border):
     found = dict(oob_ratio=outside.double().mean().item(), border_invalid_ratio=_outline(outside).double().mean().item() if border is None else float(border),
                  jacobian_negative_det_pct=stats.pop('negative_det_pct'), **stats)
     r = grid.new_zeros(1,1,2) if residual is None else residual
-    found['residual_magnitude'] = r.norm(dim=-1).max().item()
+    found['residual_magnitude'] = torch.hypot(r[...,0], r[...,1]).max().item()
     for i,axis in enumerate(('dx','dy')): found |= {f'residual_{axis}_abs_mean': r[...,i].abs().mean().item(), f'residual_{axis}_abs_max': r[...,i].abs().max().item()}
     return found|{alias: found[name] for alias,name in ALIASES.items()}
 

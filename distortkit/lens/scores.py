@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['LONG_SIDE', 'IMPROVED', 'HARMED', 'SCORES', 'sample_errors', 'summarise_errors', 'best_constant', 'score_grids',
-           'compare', 'bootstrap_interval']
+           'compare']
 
 # %% ../../nbs/20_lens/65_scores.ipynb #3bb0eb4a
 import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..core.metrics import quantile
+from ..core.metrics import bootstrap_interval, quantile
 from ..geometry.epe import end_point_error
 from ..geometry.grid import identity_grid
 from ..geometry.warp import warp_image
@@ -119,22 +119,3 @@ def compare(
         each = out['per_sample'][name] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
         summary = summarise_errors(each); out[name] = {k: summary.get(k, math.nan) for k in SCORES}
     return out
-
-# %% ../../nbs/20_lens/65_scores.ipynb #d2130216
-def bootstrap_interval(
-    x:Tensor, # (N,) or (N,...) one row per sample
-    stat=torch.mean, # (n,) or (n,...) -> number
-    n:int=1000, # draws
-    seed:int=0, # of the draws
-    groups=None, # N labels; rows of one label are drawn together. None = each row alone
-)->tuple: # low, high: the middle 95 %
-    "Percentile bootstrap of a statistic."
-    if not len(x): raise ValueError("bootstrap_interval needs at least one sample")
-    if groups is not None and len(groups)!=len(x): raise ValueError(f"{len(groups)} groups do not fit {len(x)} samples")
-    labels = list(range(len(x))) if groups is None else list(groups)
-    rows = {}
-    for i,label in enumerate(labels): rows.setdefault(label, []).append(i)
-    rows = [torch.tensor(r) for r in rows.values()]; rng = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(rows), (n, len(rows)), generator=rng)
-    values = torch.tensor([float(stat(x[torch.cat([rows[j] for j in d])])) for d in draws.tolist()], dtype=torch.float64)
-    return tuple(quantile(values, [.025,.975]).tolist())

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.files import DataError, file_sha256, read_rgb, whole_file
 from .proxy import worst_window
 from .qa import Problem, damage, image_size, list_images
-from .schemas import read_json, utc_now, write_json
+from ..core.schemas import read_json, utc_now, write_json
 
 # %% ../../nbs/20_lens/88_select.ipynb #f3d2712b
 _HARD = 'HARD_UNSAFE_OUTPUT' # the warning of a result that was shown though nothing was safe
