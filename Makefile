@@ -1,7 +1,7 @@
 # `make` lists the targets. Everything runs from .venv; `make setup PYTHON=python3.12` chooses the interpreter.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nbs lab clean
-export PYTHON
+.PHONY: help setup demo test test-browser nbs lab workbench clean
+export PYTHON BIND PORT IDLE
 # threads that wait spin for some microseconds, then sleep: twice as fast as never spinning, and kind to a busy machine
 export GOMP_SPINCOUNT := 20000
 READY := .venv/.ready
@@ -10,7 +10,7 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 endif
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): constraints.txt setup.py settings.ini
 	@.ci/setup
@@ -24,11 +24,17 @@ demo: $(READY) ## train stages 1 to 3 and correct photographs; ends with a table
 test: $(READY) ## run every notebook, the laws of the house and the end-to-end tests
 	@.ci/test
 
+test-browser: $(READY) ## open every explorer in JupyterLab with Chromium, move its controls, print what was measured
+	@.ci/test-browser
+
 nbs: $(READY) ## clean every notebook and write distortkit/ from them
 	@.venv/bin/nbdev_clean && .venv/bin/nbdev_export
 
 lab: $(READY) ## open JupyterLab in nbs/
 	@.venv/bin/jupyter lab --notebook-dir=nbs
+
+workbench: $(READY) ## serve the explorers as pages without cells; BIND=, PORT= and IDLE= (minutes) as you like
+	@.venv/bin/python .ci/workbench
 
 clean: ## remove build products and caches; .venv and outputs/runs stay
 	@rm -rf build dist *.egg-info .pytest_cache _docs _quarto.yml

@@ -27,6 +27,6 @@ setup(
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name']+'.*']),
     package_data={cfg['lib_name']: ['configs/**/*.yaml', 'schemas/*.json', 'weights/*']},
     python_requires='>='+cfg['min_python'], install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'browser': cfg['browser_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     cmdclass={'build_py': build_with_stages}, zip_safe=False)

@@ -1,5 +1,5 @@
 "What make setup promises: exact pins for all that is installed, and a wheel that can train."
-import os, re, shutil, subprocess, sys, zipfile
+import importlib.util, os, re, shutil, subprocess, sys, zipfile
 from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, distribution, version
 from packaging.requirements import Requirement
@@ -28,12 +28,19 @@ def test_every_pin_is_exact():
     for r in LINES: assert re.fullmatch(r'==[\w.]+', str(r.specifier)), f"{r} is not an exact pin"
 
 def test_all_that_is_needed_is_pinned_and_installed_so():
-    needed = closure(INI['DEFAULT']['requirements'].split() + INI['DEFAULT']['dev_requirements'].split() + ['pip','setuptools','wheel'])
+    browser = [r for r in INI['DEFAULT']['browser_requirements'].split() if importlib.util.find_spec(Requirement(r).name)]  # where make test-browser has run
+    needed = closure(INI['DEFAULT']['requirements'].split() + INI['DEFAULT']['dev_requirements'].split() + browser + ['pip','setuptools','wheel'])
     assert len(needed)>100
     missing = sorted(needed-set(PINS))
     assert not missing, f"constraints.txt does not pin {', '.join(missing)}"
     for name in sorted(needed):
         assert Version(version(name)).public in PINS[name].specifier, f"{name} {version(name)} is installed, {PINS[name]} is pinned"
+
+def test_the_extras_are_those_of_settings():
+    for extra in ('dev','browser'):
+        asked = {canonicalize_name(Requirement(r).name) for r in distribution('distortkit').requires if f'extra == "{extra}"' in r}
+        assert asked=={canonicalize_name(Requirement(r).name) for r in INI['DEFAULT'][f'{extra}_requirements'].split()}, f"{extra}: run make setup"
+        assert asked<=set(PINS), f"constraints.txt does not pin {', '.join(asked-set(PINS))}"
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):

@@ -2,7 +2,7 @@
 import ast, json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
-from house import ROOT, cells, code, is_exported, notebooks, relative, source, tags
+from house import ROOT, cells, code, directives, is_exported, notebooks, relative, source, tags
 
 EXPORTS, CODE_LINES, CELLS, FUNCTION_LINES, IMAGE, NOTEBOOK = 10, 300, 60, 40, 60_000, 150_000
 HEAVY = {}  # notebook -> bytes it may have, with the reason beside it
@@ -65,6 +65,13 @@ def test_outputs(path):
 @each(QUIET)
 def test_stages_and_explorers_have_no_outputs(path):
     for i,c in enumerate(cells(path, 'code')): assert not c['outputs'], f"{relative(path)}: code cell {i} has outputs"
+
+@each([p for p in QUIET if p.parent.name=='explore'])
+def test_explorers_export_nothing_and_end_in_something_to_see(path):
+    for i,c in enumerate(cells(path, 'code')):
+        assert not [d for d in directives(c) if d.startswith(('export','default_exp'))], f"{relative(path)}: code cell {i} exports; its functions belong into a numbered notebook"
+    last = ast.parse(code(cells(path, 'code')[-1])).body[-1]
+    assert isinstance(last, ast.Expr), f"{relative(path)}: the last cell must end in what it shows, not in {ast.unparse(last)[:40]!r}"
 
 @each(STAGES)
 def test_stages_take_parameters(path):
