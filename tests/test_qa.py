@@ -11,7 +11,7 @@ from distortkit.core.data import embedded_photos
 from distortkit.core.files import DataError
 from distortkit.lens.hybrid import HybridModel, ModelSettings
 from distortkit.core.files import file_sha256
-from distortkit.lens.schemas import load_schema, read_json
+from distortkit.core.schemas import load_schema, read_json
 
 APP = typer.Typer(rich_markup_mode=None); APP.add_typer(qa.app, name='qa'); APP.command('infer-test')(infer.infer_test)
 
