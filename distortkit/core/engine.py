@@ -42,7 +42,7 @@ class Engine(Updater):
         self.best_by,self._last = (settings.best_metric_name, settings.best_metric_mode),{}
 
     def _fresh(self): super()._fresh(); self._told = set()
-    def _note(self, text): super()._note(text); self.run.note(text, self.global_step, self.epoch+1)
+    def _note(self, text, step): super()._note(text, step); self.run.note(text, step, self.epoch+1)
 
 # %% ../../nbs/00_core/90_engine.ipynb #a01cf16b
 @patch

@@ -102,7 +102,7 @@ class Stepper:
     def is_main(self)->bool: return self.acc.is_main_process
     def _say(self, text):
         if self.is_main: print(text, flush=True)
-    def _note(self, text): self._say(f'warning: {text}')
+    def _note(self, text, step): self._say(f'warning: {text}')
     def _shares(self, x):
         "What `x` is in every process, in order."
         from accelerate.utils import gather_object
@@ -158,7 +158,7 @@ def _shorten(self:Stepper, where, size):
     self._cut.add(where)
     if self.acc.device.type=='cuda': torch.cuda.empty_cache()
     self._note(f"out of memory in {where}: from here on its batches are cut into pieces of at most {size} samples (fallback_batch)"
-               f"{'; the gradient stays that of the whole batch, but batch norm sees the pieces' if where=='training' else ''}")
+               f"{'; the gradient stays that of the whole batch, but batch norm sees the pieces' if where=='training' else ''}", self.global_step+(where=='training'))
 
 # %% ../../nbs/00_core/88_steps.ipynb #f5767409
 @patch
