@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 # %% ../nbs/80_cli/10_cli.ipynb #59a29d71
-from .commands import bench, data, profile, proxy, qa
+from .commands import bench, data, profile, proxy, qa, selective
 from .commands.correct import correct
 from .commands.door import fail
 from .commands.infer import infer_test
@@ -46,6 +46,9 @@ def _front_door():
       distortkit profile convert cameras.txt -o camera.yml --to opencv
       distortkit qa check straight --reference holiday
       distortkit bench render
+    \b
+    Answer or abstain, with a limit on missed positives that holds on fresh data:
+      distortkit selective sweep --run digits --target_fnr 0.02
     \b
     See which settings are shipped, and what is in one:
       distortkit configs
@@ -152,7 +155,7 @@ def train(
 app.command()(correct)
 app.command('infer-test')(infer_test)
 app.command()(report)
-for group in (data, proxy, profile, qa, bench): app.add_typer(group.app)
+for group in (data, proxy, profile, qa, bench, selective): app.add_typer(group.app)
 
 # %% ../nbs/80_cli/10_cli.ipynb #dde779fb
 @app.command()

@@ -37,4 +37,5 @@ def guarded(
 ):
     "Inside, these exceptions become one sentence."
     try: yield
+    except typer.Exit: raise # has been said already; it is a RuntimeError
     except errors as e: fail(e, code)

@@ -7,7 +7,7 @@ __all__ = ['MOST_PIXELS', 'upright', 'to_8bit', 'DataError', 'decode_rgb', 'read
            'file_sha256']
 
 # %% ../../nbs/00_core/32_files.ipynb #b290a657
-import hashlib, io, os, secrets, warnings
+import hashlib, io, os, re, secrets, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -57,6 +57,8 @@ def _rgb(im):
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im.convert('RGB')
 
+def _bare(error): return re.sub(r"\s*<_io\.BytesIO object at 0x[0-9a-f]+>", ' its content', str(error)) # Pillow names the buffer, which says nothing to anybody
+
 def decode_rgb(
     data:bytes, # an image file's contents
     name, # what an error calls it
@@ -73,7 +75,7 @@ def decode_rgb(
             turn,size = im.getexif().get(274, 1),reduced() if scale<1 else full; im = _rgb(im)
             return upright(np.array(im if im.size==size else im.resize(size, Image.Resampling.BICUBIC)), turn), full if turn in (5,6,7,8) else full[::-1]
     except Exception as e: # decoders raise OSError, SyntaxError, ValueError, zlib.error, ...
-        raise DataError(f"cannot read {name}: {f'not an image, or a damaged one ({e})' if data else 'the file is empty'}") from e
+        raise DataError(f"cannot read {name}: {f'not an image, or a damaged one ({_bare(e)})' if data else 'the file is empty'}") from e
 
 def read_rgb(
     path, # image file that Pillow can open
