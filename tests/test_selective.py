@@ -210,3 +210,8 @@ def test_a_published_backbone_is_named_and_checked(quick, toy, tmp_path):
     bundle,_,_ = decided(run, toy); assert not bundle.values['backbone']['in_model_file'] and (run/'model.safetensors').stat().st_size<1_000_000
     some = next(iter(toy['labels'])); call('decide', some, '--bundle', run); make_backbone('tiny', seed=6).model.save_pretrained(tmp_path/'vit')
     assert 'is not the one the bundle was made with' in refused('decide', some, '--bundle', run); shutil.rmtree(tmp_path/'vit'); assert 'vit' in refused('decide', some, '--bundle', run)
+
+def test_a_run_as_one_page(run, tmp_path):
+    from distortkit.cli import app as everything
+    done = CLI.invoke(everything, ['report', str(run), '-o', str(tmp_path/'page.html')]); assert done.exit_code==0, done.output
+    text = (tmp_path/'page.html').read_text(encoding='utf-8'); assert 'The rule is that of thresholds.json' in text and 'Risk and coverage' in text and 'src="http' not in text

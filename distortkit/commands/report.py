@@ -28,6 +28,13 @@ def _find(run):
     if not found[0].is_dir(): fail(f"{found[0]} is a file; a report is made of the folder of a run")
     return found[0]
 
+def _maker(folder):
+    "What writes the page of this folder: each tower has its own."
+    from distortkit.selective.run_report import is_selective_run, report_selective
+    if is_selective_run(folder): return report_selective
+    from distortkit.lens.run_report import report_run
+    return report_run
+
 def report(
     run: Annotated[str, typer.Argument(metavar='RUN', help='name below the runs folder, or a path; or a folder of stages, as that of the demo')],
     output: Annotated[Optional[Path], typer.Option('-o', '--output', metavar='FILE', help='where to  [RUN/report.html; RUN/stages.html for stages]')]=None,
@@ -50,8 +57,7 @@ def report(
     folder = _find(run)
     if output and output.suffix.lower() not in ('.html','.htm'): fail(f"-o {output} must end in .html")
     from distortkit.core.files import DataError
-    from distortkit.lens.run_report import report_run
-    with guarded(DataError, ValueError, OSError): page = report_run(folder, output)
+    with guarded(DataError, ValueError, OSError): page = _maker(folder)(folder, output)
     typer.echo(f"{page}, {page.stat().st_size/1000:.0f} kB")
     if show:
         import webbrowser

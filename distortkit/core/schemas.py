@@ -65,8 +65,7 @@ def read_json(
 )->dict: # plain values that keep the schema
     "The content of a JSON file; what is torn or foreign is a DataError."
     path = Path(path)
-    def refuse(word): raise ValueError(f'{word} is no number of JSON')
-    try: values = json.loads(path.read_text(encoding='utf-8'), parse_constant=refuse)
+    try: values = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError: raise DataError(f"cannot read {path}: there is no such file") from None
     except (OSError, ValueError, RecursionError) as e: raise DataError(f"cannot read {path}: not JSON, or torn ({type(e).__name__})") from None
     return check_json(values, schema, str(path))

@@ -182,8 +182,8 @@ class FlowExplorer:
         self.notes['curvature'].value = f"<b>Curvature of the flow</b><br>{_bar('cividis', 0, float(f'{most:.3g}'), 'px per px²')}"
         self.costs.value = costs_html(look.costs, name)
         bad = 'color:var(--jp-error-color0, #b00020)' if not look.safety['safe'] or look.certificate.verdict=='folds' else ''
-        line = lambda k,title: f'<dt style="font-weight:600">{title}</dt><dd style="margin:0 0 4px">{html.escape(words[k])}</dd>'
-        self.said.value = f'<dl role="status" class="flow-said" style="margin:6px;line-height:1.35">{line("flow", "Flow")}<div style="{bad}">{line("folds", "Folds")}{line("verdict", "Inference would call it")}{line("certificate", "Certificate, for every point of the frame")}</div></dl>'
+        line = lambda k,title: f'<dt style="font-weight:600;float:none;width:auto">{title}</dt><dd style="margin:0;float:none;width:auto;overflow-wrap:anywhere">{html.escape(words[k])}</dd>'
+        self.said.value = f'<dl role="status" class="flow-said" style="margin:6px;line-height:1.35;display:grid;grid-template-columns:8em 1fr;gap:4px 10px">{line("flow", "Flow")}<div style="display:contents;{bad}">{line("folds", "Folds")}{line("verdict", "Inference would call it")}{line("certificate", "Certificate")}</div></dl>'
 
     def _painted(self):
         if self.form.values['ready']!=_OWN: self.form.set(ready=_OWN); self.form.say('')

@@ -19,7 +19,7 @@ from ..geometry.grid import identity_grid
 from ..geometry.warp import warp_image
 from .losses.total import TERMS
 from .scores import HARMED, IMPROVED, LONG_SIDE, SCORES, sample_errors
-from .tables import percent
+from ..core.tables import percent
 
 # %% ../../nbs/20_lens/90_report.ipynb #2d26f055
 def _rulers(ax, h, w):

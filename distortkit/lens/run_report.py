@@ -22,7 +22,8 @@ from .recipes import STAGE_NAMES
 from .report import show_correction, show_foldover, show_learning, show_residual
 from .run_look import sample_rows, show_parts, show_saturation, show_scatter
 from .scores import LONG_SIDE
-from .tables import Table, percent, stage_table
+from ..core.tables import Table, percent
+from .tables import stage_table
 
 # %% ../../nbs/20_lens/94_run_report.ipynb #237f90dc
 def is_run(
