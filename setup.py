@@ -25,7 +25,7 @@ setup(
     long_description_content_type='text/markdown', author=cfg['author'], author_email=cfg['author_email'],
     license='Apache-2.0', license_files=['LICENSE'], keywords=cfg['keywords'].split(),
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name']+'.*']),
-    package_data={cfg['lib_name']: ['configs/**/*.yaml', 'configs/**/*.json', 'schemas/*.json', 'weights/*']},
+    package_data={cfg['lib_name']: ['configs/**/*.yaml', 'configs/**/*.json', 'schemas/*.json', 'weights/**/*']},
     python_requires='>='+cfg['min_python'], install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split(), 'browser': cfg['browser_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split()},

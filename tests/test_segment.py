@@ -1,0 +1,120 @@
+"The loop of the segment tower from outside: stopped, killed and uninterrupted runs are one, accumulation is exact, and the folder holds what it must and nothing else."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from distortkit.core.config import ConfigError, load_settings
+from distortkit.segment.settings import SegmentSettings, load_config
+
+TINY = dict(data=dict(patch_sizes=(32,48), patch_size=48), student=dict(dims=(24,16,16), depths=(1,1,1), dropout=.1), model=dict(embed_dim=16), knobs=dict(k_choices=(2,4)), autoencoder=dict(hidden_channels=8),
+    train=dict(steps=5, eval_interval=3, grad_accum=2, save_interval=1, val_samples=2, log_interval=1, log_image_interval=0, device='cpu', lr=3e-3))
+
+def settings(folder, **kw):
+    merged = {k: {**TINY.get(k, {}), **kw.get(k, {})} for k in {**TINY, **kw}}; merged['train']['checkpoint_dir'] = str(folder)
+    return load_settings(SegmentSettings, merged)
+
+def train(*a, **kw):
+    from distortkit.segment.train import train_segment
+    torch.set_num_threads(1); return train_segment(settings(*a, **kw))
+
+def last(folder, name='last.pt'): return torch.load(Path(folder)/name, weights_only=True)
+def equal(a, b):
+    if torch.is_tensor(a): return torch.is_tensor(b) and torch.equal(a, b)
+    if isinstance(a, dict): return a.keys()==b.keys() and all(equal(a[k], b[k]) for k in a)
+    return len(a)==len(b) and all(map(equal, a, b)) if isinstance(a, (list,tuple)) else a==b
+def diary(folder): return [{k: v for k,v in json.loads(l).items() if k not in ('seconds','images_per_s')} for l in (Path(folder)/'history.jsonl').read_text().splitlines()]
+def differences(a, b):
+    found = [f'{n}: {k}' for n in ('last.pt','best.pt') for k in ('model','optimizer','scheduler','epoch','global_step','best_metric','rng') if not equal(last(a, n)[k], last(b, n)[k])]
+    return found+['diary']*(diary(a)!=diary(b))+['artifact']*(not equal(last(a, 'artifacts/student.pt'), last(b, 'artifacts/student.pt')))
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory): return train(tmp_path_factory.mktemp('whole')/'run')
+
+def test_a_run_that_was_ended_from_outside_goes_on(whole, tmp_path):
+    "Processes of their own, ended by a signal in their fourth step; the next ones end where the uninterrupted run did."
+    code = """import sys, time, torch; from pathlib import Path; from distortkit.segment import train as T; from distortkit.segment.settings import load_config
+torch.set_num_threads(1); old = T.SegmentStep.__call__
+def call(self, model, batch, train, autocast):
+    if train and int(batch['step'][0])==3: Path(sys.argv[2]).touch(); time.sleep(1)
+    return old(self, model, batch, train, autocast)
+T.SegmentStep.__call__ = call; T.train_segment(load_config(sys.argv[1]))"""
+    ends,jobs = {signal.SIGINT: 'interrupted.pt', signal.SIGKILL: 'last.pt'},{}
+    for n in ends:
+        home = tmp_path/n.name; home.mkdir(); (home/'c.json').write_text(settings(home/'run').model_dump_json())
+        jobs[n] = subprocess.Popen([sys.executable, '-c', code, str(home/'c.json'), str(home/'mark')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    for n,p in jobs.items():
+        end = time.monotonic()+60
+        while not (tmp_path/n.name/'mark').exists() and p.poll() is None and time.monotonic()<end: time.sleep(.02)
+        p.send_signal(n)
+    for n,p in jobs.items():
+        home = tmp_path/n.name; said = p.communicate(timeout=60)[0]; assert p.returncode!=0 and (home/'run'/ends[n]).is_file(), said
+        assert ('--resume auto' in said)==(n==signal.SIGINT) and not (home/'run/artifacts').exists()
+        torch.rand(7); assert not differences(whole, train(home/'run', train=dict(resume='auto')))
+
+def test_averages_of_losses_are_in_the_checkpoint(whole):
+    c = last(whole); assert 'averages.sizes' in c['model'] and (c['model']['averages.sizes']>0).any()
+    assert not [k for k in last(whole, 'artifacts/student.pt')['student'] if k.startswith(('averages','decoder','adapters'))]
+
+def test_workers_change_nothing(whole, tmp_path):
+    "But for the dice of the loader, which nothing depends on."
+    assert not [d for d in differences(whole, train(tmp_path/'run', data=dict(num_workers=2, prefetch_factor=2))) if 'rng' not in d]
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    "With the statistics of batch normalisation held, two batches of two give the weights that one of four gives."
+    from distortkit.segment import train as T
+    one,done = dict(student=dict(enabled=False), data=dict(patch_sizes=(32,), patch_size=32)),{}
+    class Calm(T.Learner):
+        def __init__(self, *a):
+            super().__init__(*a); torch.manual_seed(0); norms = [m for m in self.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+            for m in norms: m.momentum = None
+            with torch.no_grad(): self.net.encode(torch.rand(8, 3, 32, 32))   # statistics to hold
+        def train(self, mode=True):
+            super().train(mode)
+            for m in self.modules():
+                if isinstance(m, torch.nn.BatchNorm2d): m.eval()
+            return self
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(T, 'Learner', Calm)
+        for name,batch,accum in (('large',4,1), ('parts',2,2), ('singles',1,4), ('wrong',2,1)):
+            done[name] = last(train(tmp_path/name, **one, train=dict(batch_size=batch, grad_accum=accum, steps=3, eval_interval=3)))
+    gap = lambda n: sum((done[n]['model'][k]-v).square().sum().item() for k,v in done['large']['model'].items() if v.is_floating_point())**.5; assert done['parts']['global_step']==3
+    assert max(gap('parts'), gap('singles'))<.1*gap('wrong'), {n: gap(n) for n in done}
+
+def test_targets_teach_nothing(whole, tmp_path):
+    "The same scenes with their truth taken away or turned to nonsense: the same weights."
+    from distortkit.segment import train as T
+    class Changed(torch.utils.data.Dataset):
+        def __init__(self, data, how): self.data,self.how = data,how
+        def __len__(self): return len(self.data)
+        def __getitem__(self, i):
+            it = dict(self.data[i]); t = it.pop('target1'); return it if self.how=='none' else it|dict(target1=(t*7919)%13)
+    make = T.make_source
+    for how in ('none','nonsense'):
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(T, 'make_source', lambda *a, how=how, **kw: Changed(make(*a, **kw), how)); f = train(tmp_path/how)
+        assert equal(last(f)['model'], last(whole)['model']) and equal(last(f)['optimizer'], last(whole)['optimizer'])
+        seen = {k for l in diary(f) for k in l}; assert ('iou' in seen)==(how=='nonsense') and {'iou','utilisation','speckle','view_consistency'}<={k for l in diary(whole) for k in l}
+
+def test_the_folder_and_its_settings(whole):
+    from distortkit.segment.train import load_run_model
+    assert load_config(whole)==settings(whole); assert json.loads((whole/'run_meta.json').read_text())['steps']==5
+    assert {p.name for p in (whole/'artifacts').iterdir()}=={'student.pt','decoder_training_only.pt'} and last(whole, 'artifacts/decoder_training_only.pt')['training_only'] is True
+    out = load_run_model(whole)(torch.rand(1, 3, 37, 50)); assert [tuple(f.shape[2:]) for f in out]==[(3,4),(5,7),(10,13)]
+
+def test_tensorboard_goes_to_runs_train_where_nothing_is_said(tmp_path, monkeypatch):
+    from distortkit.segment.train import train_segment
+    monkeypatch.chdir(tmp_path); monkeypatch.setenv('DISTORTKIT_RUNS', str(tmp_path)); folder = train_segment(settings('', train=dict(steps=1, grad_accum=1, val_samples=1)))
+    assert folder==tmp_path/'runs/train' and list((tmp_path/'runs/train/tb').glob('events.*'))
+
+def test_both_schedules_of_sizes(tmp_path):
+    a = train(tmp_path/'all', train=dict(steps=2, multi_scale_mode='per_step_all_scales', grad_accum=1)); b = train(tmp_path/'one', train=dict(steps=6, eval_interval=6, grad_accum=1))
+    sizes = lambda f: {int(k.rsplit('_', 1)[1]) for l in diary(f) for k in l if k.startswith('raw_fine')}; assert sizes(a)==sizes(b)=={32,48} and last(a)['global_step']==2
+    assert all({'raw_fine_32','raw_fine_48'}<=l.keys() for l in diary(a) if l['kind']=='step' and l['step']==1)   # every size in the first step
+
+def test_what_is_refused(whole, tmp_path):
+    from distortkit.core.checkpoint import CheckpointError
+    for kw,error,said in ((dict(distill=dict(tv_weight=.2)),CheckpointError,'distill.tv_weight was 0.1'), (dict(student=dict(dims=(8,8,8))),CheckpointError,'student.dims')):
+        with pytest.raises(error, match=said): train(whole, **kw, train=dict(resume='auto'))
+    with pytest.raises(CheckpointError, match='does not exist'): train(tmp_path/'x', train=dict(resume=str(tmp_path/'no.pt')))
+    with pytest.raises(ConfigError, match='disabled'): settings(tmp_path, data=dict(manifest_path='a.json'))
+    with pytest.raises(ConfigError, match='elevation'): settings(tmp_path, data=dict(elevation='dem.tif'))
+    assert not (tmp_path/'x').exists() and last(whole)['global_step']==5
