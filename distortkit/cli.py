@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 # %% ../nbs/80_cli/10_cli.ipynb #59a29d71
-from .commands import bench, data, profile, proxy, qa, selective
+from .commands import bench, data, profile, proxy, qa, segment, selective
 from .commands.correct import correct
 from .commands.door import fail
 from .commands.infer import infer_test
@@ -49,6 +49,10 @@ def _front_door():
     \b
     Answer or abstain, with a limit on missed positives that holds on fresh data:
       distortkit selective sweep --run digits --target_fnr 0.02
+    \b
+    Parts without labels, from aerial tiles to a network that needs no torch:
+      distortkit segment train --config demo --checkpoint_dir demo
+      distortkit segment label land.tif --run demo --k 8 -o classes.tif
     \b
     See which settings are shipped, and what is in one:
       distortkit configs
@@ -155,7 +159,7 @@ def train(
 app.command()(correct)
 app.command('infer-test')(infer_test)
 app.command()(report)
-for group in (data, proxy, profile, qa, bench, selective): app.add_typer(group.app)
+for group in (data, proxy, profile, qa, bench, selective, segment): app.add_typer(group.app)
 
 # %% ../nbs/80_cli/10_cli.ipynb #dde779fb
 @app.command()

@@ -3,7 +3,7 @@ import ast, re
 import pytest
 from house import ROOT, cells, code, source
 
-TABLES = {'A': (ROOT/'nbs/20_lens/06_features.ipynb', 71), 'C': (ROOT/'nbs/40_selective/05_features.ipynb', 51)}  # letter -> notebook, number of features
+TABLES = {'A': (ROOT/'nbs/20_lens/06_features.ipynb', 71), 'B': (ROOT/'nbs/30_segment/05_features.ipynb', 60), 'C': (ROOT/'nbs/40_selective/05_features.ipynb', 51)}  # letter -> notebook, number of features
 ROWS = [(m[1], m[2], [p.strip() for p in m[3].split(' · ')], table.parent.name) for letter,(table,_) in TABLES.items() for c in cells(table, 'markdown')
         for m in re.finditer(rf'^\| ({letter}\d+) \|([^|]*)\|([^|]*)\|$', source(c), re.M)]
 TESTS = re.compile(r'\btest_\w+\(|\bassert\b|\bexpect_fail\b|pytest\.raises')

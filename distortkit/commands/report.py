@@ -32,6 +32,8 @@ def _maker(folder):
     "What writes the page of this folder: each tower has its own."
     from distortkit.selective.run_report import is_selective_run, report_selective
     if is_selective_run(folder): return report_selective
+    from distortkit.segment.run_report import is_segment_run, report_segment
+    if is_segment_run(folder): return report_segment
     from distortkit.lens.run_report import report_run
     return report_run
 

@@ -6,46 +6,22 @@
 __all__ = ['app', 'splits', 'train', 'sweep', 'calibrate', 'gate', 'evaluate', 'export', 'decide']
 
 # %% ../../nbs/80_cli/35_selective.ipynb #b5442429
-import json, os
-from contextlib import contextmanager
+import json
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 from .correct import find_photos
-from .door import fail, new_group
+from .door import fail, mistakes, new_group, option, place, run_of
 
 # %% ../../nbs/80_cli/35_selective.ipynb #8e0fe905
 app = new_group('selective', 'Answer or abstain: split, train, calibrate, choose thresholds, export a bundle, decide.')
 
-def _opt(name, help, *more, **kw): return typer.Option(*dict.fromkeys((f"--{name.replace('_','-')}", f'--{name}', *more)), help=help, **kw)
-
-_RUN = Annotated[Optional[str], _opt('run', 'run folder: its name below the runs folder, or a path', '--output-dir', '--output_dir')]
-_PROBS = Annotated[Optional[Path], _opt('val_probs', 'instead of a run: file of (N,2) probabilities, .pt or .npy')]
-_LABELS = Annotated[Optional[Path], _opt('val_labels', 'with it: file of N classes')]
-_TARGET = Annotated[Optional[float], _opt('target_fnr', "limit of missed positives among the positives that exit  [the run's, or .02]")]
-_DELTA = Annotated[Optional[float], _opt('delta', "allowed probability that the limit does not hold on fresh pictures  [the run's, or .1]")]
-
-@contextmanager
-def _mistakes():
-    "Inside, what a person can mend ends in one sentence."
-    from distortkit.core.checkpoint import CheckpointError
-    from distortkit.core.config import ConfigError
-    from distortkit.core.files import DataError
-    try: yield
-    except typer.Exit: raise   # a RuntimeError, too
-    except (CheckpointError, ConfigError, DataError, FloatingPointError, KeyError, OSError, RuntimeError, TypeError, ValueError) as e: fail(e)
-
-def _place(text):
-    "A path where one was typed, else the name as it is."
-    return str(Path(text).expanduser().resolve()) if os.sep in text or '/' in text or text.startswith(('.','~')) else text
-
-def _run(name):
-    "The folder of a run."
-    from distortkit.core.runs import runs_root
-    found = [p for p in (runs_root()/name, Path(name).expanduser()) if name.strip() and p.is_dir()]
-    if not found: fail(f"there is no run {name!r} in {runs_root()}, and no such folder")
-    return found[0]
+_RUN = Annotated[Optional[str], option('run', 'run folder: its name below the runs folder, or a path', '--output-dir', '--output_dir')]
+_PROBS = Annotated[Optional[Path], option('val_probs', 'instead of a run: file of (N,2) probabilities, .pt or .npy')]
+_LABELS = Annotated[Optional[Path], option('val_labels', 'with it: file of N classes')]
+_TARGET = Annotated[Optional[float], option('target_fnr', "limit of missed positives among the positives that exit  [the run's, or .02]")]
+_DELTA = Annotated[Optional[float], option('delta', "allowed probability that the limit does not hold on fresh pictures  [the run's, or .1]")]
 
 def _given(run, probs, labels, part='val'):
     "Scores, folder for results, and settings of the run or None."
@@ -53,7 +29,7 @@ def _given(run, probs, labels, part='val'):
     from distortkit.selective.sweep import read_scores
     if bool(run)==bool(probs): fail('say where the scores are: --run RUN, or --val_probs FILE with --val_labels FILE')
     if probs and not labels: fail('--val_probs needs --val_labels')
-    folder = _run(run) if run else probs.parent
+    folder = run_of(run) if run else probs.parent
     return read_scores(folder, part=part) if run else read_scores(probs, labels),folder,load_config(folder) if run and (folder/'config.json').is_file() else None
 
 def _numbers(text):
@@ -75,12 +51,12 @@ def _say_rule(v):
 # %% ../../nbs/80_cli/35_selective.ipynb #5ef19679
 @app.command()
 def splits(
-    val_dir: Annotated[str, _opt('val_dir', 'folder of the validation pictures, or offline:digits', '--val-image-dir', '--val_image_dir', '--natix_val_dir')],
-    val_labels_file: Annotated[str, _opt('val_labels_file', 'CSV or JSON with a picture and its class, 0 or 1, each  [labels.json or labels.csv in the folder]')]='',
-    val_select_ratio: Annotated[float, _opt('val_select_ratio', 'share that chooses the checkpoint')]=.5,
-    val_test_ratio: Annotated[float, _opt('val_test_ratio', 'share that is looked at once, at the end')]=0.,
-    seed: Annotated[int, _opt('seed', 'another seed, another split')]=42,
-    output: Annotated[Path, _opt('output', 'the file to write', '-o')]=Path('splits.json'),
+    val_dir: Annotated[str, option('val_dir', 'folder of the validation pictures, or offline:digits', '--val-image-dir', '--val_image_dir', '--natix_val_dir')],
+    val_labels_file: Annotated[str, option('val_labels_file', 'CSV or JSON with a picture and its class, 0 or 1, each  [labels.json or labels.csv in the folder]')]='',
+    val_select_ratio: Annotated[float, option('val_select_ratio', 'share that chooses the checkpoint')]=.5,
+    val_test_ratio: Annotated[float, option('val_test_ratio', 'share that is looked at once, at the end')]=0.,
+    seed: Annotated[int, option('seed', 'another seed, another split')]=42,
+    output: Annotated[Path, option('output', 'the file to write', '-o')]=Path('splits.json'),
 ):
     """Say which validation picture is for what: choosing the checkpoint, fitting thresholds, testing.
 
@@ -90,7 +66,7 @@ def splits(
       distortkit selective splits --val_dir val --val_select_ratio 0.5 --output splits.json
       distortkit selective splits --val_dir val --val_labels_file val.csv --val_test_ratio 0.2
     """
-    with _mistakes():
+    with mistakes():
         from distortkit.selective.labels import read_labels
         from distortkit.selective.offline import offline_rows
         from distortkit.selective.parts import VAL_PARTS, make_splits, write_splits
@@ -125,18 +101,18 @@ def _keep_splits(file, settings):
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True))
 def train(
     ctx: typer.Context,
-    config: Annotated[Optional[str], _opt('config', 'shipped name (distortkit configs) or .yaml file to start from')]=None,
-    mode: Annotated[Optional[str], _opt('mode', 'train, extract_features, or train_cached: the head alone, on features kept before')]=None,
-    model_path: Annotated[Optional[str], _opt('model_path', 'tiny, or folder or hub name of a backbone')]=None,
-    train_image_dir: Annotated[Optional[str], _opt('train_image_dir', 'folder of training pictures, or offline:digits, offline:faces')]=None,
-    train_labels_file: Annotated[Optional[str], _opt('train_labels_file', 'their CSV or JSON')]=None,
-    val_image_dir: Annotated[Optional[str], _opt('val_image_dir', 'folder of validation pictures')]=None,
-    val_labels_file: Annotated[Optional[str], _opt('val_labels_file', 'their CSV or JSON')]=None,
-    epochs: Annotated[Optional[int], _opt('epochs', 'at most')]=None,
-    output_dir: Annotated[Optional[str], _opt('output_dir', 'run folder: a name below the runs folder, or a path', '--run')]=None,
-    phase: Annotated[Optional[int], _opt('phase', '1 head, 2 calibration and gate, 3 adapters, 4 friendly SAM, 5 pretraining and more')]=None,
-    splits: Annotated[Optional[Path], _opt('splits', 'splits.json to keep to  [made from the validation pictures]')]=None,
-    resume_checkpoint: Annotated[Optional[str], _opt('resume_checkpoint', 'auto, or a checkpoint to go on from')]=None,
+    config: Annotated[Optional[str], option('config', 'shipped name (distortkit configs) or .yaml file to start from')]=None,
+    mode: Annotated[Optional[str], option('mode', 'train, extract_features, or train_cached: the head alone, on features kept before')]=None,
+    model_path: Annotated[Optional[str], option('model_path', 'tiny, or folder or hub name of a backbone')]=None,
+    train_image_dir: Annotated[Optional[str], option('train_image_dir', 'folder of training pictures, or offline:digits, offline:faces')]=None,
+    train_labels_file: Annotated[Optional[str], option('train_labels_file', 'their CSV or JSON')]=None,
+    val_image_dir: Annotated[Optional[str], option('val_image_dir', 'folder of validation pictures')]=None,
+    val_labels_file: Annotated[Optional[str], option('val_labels_file', 'their CSV or JSON')]=None,
+    epochs: Annotated[Optional[int], option('epochs', 'at most')]=None,
+    output_dir: Annotated[Optional[str], option('output_dir', 'run folder: a name below the runs folder, or a path', '--run')]=None,
+    phase: Annotated[Optional[int], option('phase', '1 head, 2 calibration and gate, 3 adapters, 4 friendly SAM, 5 pretraining and more')]=None,
+    splits: Annotated[Optional[Path], option('splits', 'splits.json to keep to  [made from the validation pictures]')]=None,
+    resume_checkpoint: Annotated[Optional[str], option('resume_checkpoint', 'auto, or a checkpoint to go on from')]=None,
     overrides: Annotated[Optional[list[str]], typer.Option('--set', metavar='KEY=VALUE', help='change any setting; may be repeated')]=None,
 ):
     """Train a head on a frozen backbone; the run folder gets everything the next steps need.
@@ -149,8 +125,8 @@ def train(
       distortkit selective train --resume_checkpoint auto --output_dir digits --train_image_dir offline:digits
     """
     named = dict(mode=mode, model_path=model_path, train_image_dir=train_image_dir, train_labels_file=train_labels_file, val_image_dir=val_image_dir, val_labels_file=val_labels_file,
-        epochs=epochs, output_dir=output_dir and _place(output_dir), phase=phase, resume_checkpoint=resume_checkpoint)
-    with _mistakes():
+        epochs=epochs, output_dir=output_dir and place(output_dir), phase=phase, resume_checkpoint=resume_checkpoint)
+    with mistakes():
         settings = _settings(config, named, ctx.args, overrides or [])
         from distortkit.selective.train import train_selective
         if splits: _keep_splits(splits, settings)
@@ -162,12 +138,12 @@ def train(
 @app.command()
 def sweep(
     run: _RUN=None, val_probs: _PROBS=None, val_labels: _LABELS=None,
-    thresholds: Annotated[Optional[str], _opt('thresholds', "thresholds to compare, a list in JSON  [the policy's]")]=None,
+    thresholds: Annotated[Optional[str], option('thresholds', "thresholds to compare, a list in JSON  [the policy's]")]=None,
     target_fnr: _TARGET=None, delta: _DELTA=None,
-    policy: Annotated[str, _opt('policy', 'asym, ltt, sgr, clopper_pearson, crc, or empirical, which promises nothing')]='asym',
+    policy: Annotated[str, option('policy', 'asym, ltt, sgr, clopper_pearson, crc, or empirical, which promises nothing')]='asym',
     calibrated: Annotated[Optional[bool], typer.Option('--calibrated/--raw', help="on scores calibrated by the run's calibrator.json, with the half it was not fitted to  [as use_dirichlet of the run says, else raw]")]=None,
     compare: Annotated[bool, typer.Option('--compare', help='show what every policy would choose')]=False,
-    output: Annotated[Optional[Path], _opt('output', 'the file to write  [thresholds.json in the run folder, or beside the scores]', '-o')]=None,
+    output: Annotated[Optional[Path], option('output', 'the file to write  [thresholds.json in the run folder, or beside the scores]', '-o')]=None,
 ):
     """Choose the thresholds with most exits under a limit on missed positives.
 
@@ -178,7 +154,7 @@ def sweep(
       distortkit selective sweep --val_probs outputs/val_probs.pt --val_labels outputs/val_labels.pt --target_fnr 0.02 --output outputs/thresholds.json
       distortkit selective sweep --run digits --policy empirical --thresholds '[0.5, 0.7, 0.9]' --compare
     """
-    with _mistakes():
+    with mistakes():
         grid = _numbers(thresholds) if thresholds else None; scores,folder,config = _given(run, val_probs, val_labels)
         from distortkit.selective.artifacts import write_artifact
         from distortkit.selective.sweep import compare_policies, sweep_thresholds
@@ -198,11 +174,11 @@ def sweep(
 @app.command()
 def calibrate(
     run: _RUN=None, val_probs: _PROBS=None, val_labels: _LABELS=None,
-    method: Annotated[Optional[str], _opt('method', "auto, temperature, vector, odir, mom or identity  [the run's, or auto]")]=None,
-    alpha: Annotated[Optional[float], _opt('alpha', 'limit of the conformal sets: positives left out  [target_fnr]')]=None,
+    method: Annotated[Optional[str], option('method', "auto, temperature, vector, odir, mom or identity  [the run's, or auto]")]=None,
+    alpha: Annotated[Optional[float], option('alpha', 'limit of the conformal sets: positives left out  [target_fnr]')]=None,
     target_fnr: _TARGET=None,
-    thresholds: Annotated[Optional[str], _opt('thresholds', 'thresholds of the table, a list in JSON')]=None,
-    output: Annotated[Optional[Path], _opt('output', 'folder, or scrc_params.json in it  [the run folder, or that of the scores]', '-o')]=None,
+    thresholds: Annotated[Optional[str], option('thresholds', 'thresholds of the table, a list in JSON')]=None,
+    output: Annotated[Optional[Path], option('output', 'folder, or scrc_params.json in it  [the run folder, or that of the scores]', '-o')]=None,
 ):
     """Calibrate the scores and fit conformal sets, on two halves of val_calib.
 
@@ -212,7 +188,7 @@ def calibrate(
       distortkit selective calibrate --run digits
       distortkit selective calibrate --val_probs outputs/val_probs.pt --val_labels outputs/val_labels.pt --method odir --alpha 0.02
     """
-    with _mistakes():
+    with mistakes():
         scores,folder,config = _given(run, val_probs, val_labels); limit = _or(target_fnr, config, 'target_fnr_exit', .02); more = dict(thresholds=_numbers(thresholds)) if thresholds else {}
         from distortkit.selective.fit import fit_calibration
         folder = folder if output is None else output.parent if output.suffix=='.json' else output; folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +201,7 @@ def calibrate(
 def gate(
     run: _RUN=None,
     target_fnr: _TARGET=None, delta: _DELTA=None,
-    method: Annotated[str, _opt('method', 'platt or isotonic')]='platt',
+    method: Annotated[str, option('method', 'platt or isotonic')]='platt',
 ):
     """Calibrate the gate of a run and choose its threshold; writes gate.json.
 
@@ -233,7 +209,7 @@ def gate(
       distortkit selective gate --run gated --target_fnr 0.02
     """
     if not run: fail('say which run: --run RUN')
-    with _mistakes():
+    with mistakes():
         from distortkit.selective.fit import fit_gate
         scores,folder,config = _given(run, None, None); fitted = fit_gate(scores, folder, _or(target_fnr, config, 'target_fnr_exit', .02), _or(delta, config, 'delta', .1), method)
     typer.echo(f"{folder/'gate.json'}  {method}, {'exits above its threshold' if fitted.rule.feasible else 'no rule could be shown to keep the limit: it never exits'}")
@@ -241,9 +217,9 @@ def gate(
 @app.command('eval')
 def evaluate(
     run: _RUN=None, val_probs: _PROBS=None, val_labels: _LABELS=None,
-    policy: Annotated[Optional[str], _opt('policy', "softmax, gate or scrc  [the run's]")]=None,
-    draws: Annotated[int, _opt('draws', 'of the bootstrap', min=10)]=1000,
-    output: Annotated[Optional[Path], _opt('output', 'the file to write  [eval.json in the run folder, or beside the scores]', '-o')]=None,
+    policy: Annotated[Optional[str], option('policy', "softmax, gate or scrc  [the run's]")]=None,
+    draws: Annotated[int, option('draws', 'of the bootstrap', min=10)]=1000,
+    output: Annotated[Optional[Path], option('output', 'the file to write  [eval.json in the run folder, or beside the scores]', '-o')]=None,
 ):
     """Measure a rule and its scores on pictures nothing was fitted to: val_test of a run, or given files.
 
@@ -251,7 +227,7 @@ def evaluate(
       distortkit selective eval --run digits
       distortkit selective eval --val_probs fresh_probs.pt --val_labels fresh_labels.pt -o fresh.json
     """
-    with _mistakes():
+    with mistakes():
         scores,folder,config = _given(run, val_probs, val_labels, 'test')
         from distortkit.selective.artifacts import NAMES, write_artifact
         from distortkit.selective.bundle import run_policy
@@ -267,10 +243,10 @@ def evaluate(
 @app.command()
 def export(
     run: _RUN=None,
-    output: Annotated[Optional[Path], _opt('output', 'folder of its own for the bundle  [the run folder]', '-o')]=None,
-    policy: Annotated[Optional[str], _opt('policy', "softmax, gate or scrc  [the run's]")]=None,
-    splits: Annotated[Optional[Path], _opt('splits', 'splits.json, where the run folder has none')]=None,
-    description: Annotated[str, _opt('description', 'for people')]='',
+    output: Annotated[Optional[Path], option('output', 'folder of its own for the bundle  [the run folder]', '-o')]=None,
+    policy: Annotated[Optional[str], option('policy', "softmax, gate or scrc  [the run's]")]=None,
+    splits: Annotated[Optional[Path], option('splits', 'splits.json, where the run folder has none')]=None,
+    description: Annotated[str, option('description', 'for people')]='',
 ):
     """Write bundle.json: the active policy, model, splits, settings and log, each with its SHA-256.
 
@@ -279,19 +255,19 @@ def export(
       distortkit selective export --run digits -o digits-bundle --description 'digits, first try'
     """
     if not run: fail('say which run: --run RUN')
-    with _mistakes():
+    with mistakes():
         from distortkit.selective.bundle import export_bundle
-        file = export_bundle(_run(run), output, policy, splits, description)
+        file = export_bundle(run_of(run), output, policy, splits, description)
     typer.echo(file)
 
 @app.command()
 def decide(
     images: Annotated[list[str], typer.Argument(help='files, folders, patterns in quotes')],
-    bundle: Annotated[Path, _opt('bundle', 'folder with bundle.json, or that file')],
-    output: Annotated[Optional[Path], _opt('output', 'table to write, .csv or .jsonl  [only shown]', '-o')]=None,
+    bundle: Annotated[Path, option('bundle', 'folder with bundle.json, or that file')],
+    output: Annotated[Optional[Path], option('output', 'table to write, .csv or .jsonl  [only shown]', '-o')]=None,
     recursive: Annotated[bool, typer.Option('-r', '--recursive', help='folders within folders too')]=False,
-    batch: Annotated[int, _opt('batch', 'pictures at a time', min=1)]=32,
-    device: Annotated[str, _opt('device', 'cpu, cuda or mps')]='cpu',
+    batch: Annotated[int, option('batch', 'pictures at a time', min=1)]=32,
+    device: Annotated[str, option('device', 'cpu, cuda or mps')]='cpu',
 ):
     """Answer 0 or 1, or abstain, for each picture, as the bundle's policy says.
 
@@ -304,7 +280,7 @@ def decide(
     found,missing,_ = find_photos(images, recursive)
     for m in missing: typer.echo(f"{m}: there is no picture", err=True)
     if not found: fail('there is no picture to decide about')
-    with _mistakes():
+    with mistakes():
         from distortkit.selective.decide import Bundle, write_decisions
         tell = lambda r: typer.echo(f"{r['file']}: {r['error']}" if r['error'] else f"{r['file']}  {r['answer'] if r['exits'] else 'abstains'}  p1 {r['p1']:.4f}", err=bool(r['error'])) if output is None or r['error'] else None
         n = write_decisions(Bundle.load(bundle, device).decide((p for p,_ in found), batch), output, tell)
