@@ -31,22 +31,26 @@ def whole(tmp_path_factory): return train(tmp_path_factory.mktemp('whole')/'run'
 
 def test_a_run_that_was_ended_from_outside_goes_on(whole, tmp_path):
     "Processes of their own, ended by a signal in their fourth step; the next ones end where the uninterrupted run did."
-    code = """import sys, time, torch; from pathlib import Path; from distortkit.segment import train as T; from distortkit.segment.settings import load_config
+    code = """import json, os, sys, time, torch, torch._dynamo; from pathlib import Path; from distortkit.segment import train as T; from distortkit.segment.settings import load_config
 torch.set_num_threads(1); old = T.SegmentStep.__call__
 def call(self, model, batch, train, autocast):
-    if train and int(batch['step'][0])==3: Path(sys.argv[2]).touch(); time.sleep(1)
+    if train and int(batch['step'][0])==3: (home/'part').write_text(str(os.getpid())); (home/'part').rename(home/'mark'); time.sleep(1)
     return old(self, model, batch, train, autocast)
-T.SegmentStep.__call__ = call; T.train_segment(load_config(sys.argv[1]))"""
-    ends,jobs = {signal.SIGINT: 'interrupted.pt', signal.SIGKILL: 'last.pt'},{}
-    for n in ends:
-        home = tmp_path/n.name; home.mkdir(); (home/'c.json').write_text(settings(home/'run').model_dump_json())
-        jobs[n] = subprocess.Popen([sys.executable, '-c', code, str(home/'c.json'), str(home/'mark')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    for n,p in jobs.items():
-        end = time.monotonic()+60
-        while not (tmp_path/n.name/'mark').exists() and p.poll() is None and time.monotonic()<end: time.sleep(.02)
-        p.send_signal(n)
-    for n,p in jobs.items():
-        home = tmp_path/n.name; said = p.communicate(timeout=60)[0]; assert p.returncode!=0 and (home/'run'/ends[n]).is_file(), said
+T.SegmentStep.__call__ = call; jobs = {}
+for home in map(Path, sys.argv[1:]):
+    if not (pid := os.fork()): f = os.open(home/'said', os.O_CREAT|os.O_WRONLY); os.dup2(f, 1); os.dup2(f, 2); T.train_segment(load_config(home/'c.json')); sys.exit(0)
+    jobs[home.name] = pid
+print(json.dumps({n: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for n,pid in jobs.items()}))"""   # imported once, for both
+    ends = {signal.SIGINT: 'interrupted.pt', signal.SIGKILL: 'last.pt'}; homes = {n: tmp_path/n.name for n in ends}
+    for home in homes.values(): home.mkdir(); (home/'c.json').write_text(settings(home/'run').model_dump_json())
+    job = subprocess.Popen([sys.executable, '-c', code, *map(str, homes.values())], stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}); end,waiting = time.monotonic()+60,dict(homes)
+    while waiting and job.poll() is None and time.monotonic()<end:
+        for n,home in [*waiting.items()]:
+            if (home/'mark').exists(): os.kill(int((home/'mark').read_text()), n); waiting.pop(n)
+        time.sleep(.02)
+    codes = json.loads(job.communicate(timeout=60)[0])
+    for n,home in homes.items():
+        said = (home/'said').read_text(); assert codes[n.name]!=0 and (home/'run'/ends[n]).is_file(), said
         assert ('--resume auto' in said)==(n==signal.SIGINT) and not (home/'run/artifacts').exists()
         torch.rand(7); assert not differences(whole, train(home/'run', train=dict(resume='auto')))
 
@@ -85,6 +89,7 @@ def test_targets_teach_nothing(whole, tmp_path):
     class Changed(torch.utils.data.Dataset):
         def __init__(self, data, how): self.data,self.how = data,how
         def __len__(self): return len(self.data)
+        def __getattr__(self, name): return getattr(self.data, name)
         def __getitem__(self, i):
             it = dict(self.data[i]); t = it.pop('target1'); return it if self.how=='none' else it|dict(target1=(t*7919)%13)
     make = T.make_source
@@ -118,3 +123,22 @@ def test_what_is_refused(whole, tmp_path):
     with pytest.raises(ConfigError, match='disabled'): settings(tmp_path, data=dict(manifest_path='a.json'))
     with pytest.raises(ConfigError, match='elevation'): settings(tmp_path, data=dict(elevation='dem.tif'))
     assert not (tmp_path/'x').exists() and last(whole)['global_step']==5
+
+CROWD = dict(data=dict(source='photos', patch_sizes=(32,), patch_size=32, windows=5, paste=.6), distill=dict(use_teacher=True, scales=3, members=2, near=.5, slices='fine', feature_weight=0), autoencoder=dict(enabled=False))
+
+def test_crowds_are_the_same_however_they_are_made(tmp_path):
+    "Two processes that load, none, files of another run, and a run that was ended in between and whose files were deleted: one and the same run."
+    import shutil
+    one = train(tmp_path/'one', **CROWD); kept = sorted(p.name for p in (one/'pieces').iterdir()); assert 2<=len(kept)<=7 and all(n.endswith('.npz') for n in kept)
+    vary = lambda **kw: {**CROWD, 'data': CROWD['data']|kw}
+    two = train(tmp_path/'two', **vary(num_workers=2, prefetch_factor=2)); assert not [d for d in differences(one, two) if 'rng' not in d] and sorted(p.name for p in (two/'pieces').iterdir())==kept
+    other = train(tmp_path/'other', **vary(pieces_folder=str(two/'pieces'))); assert not differences(one, other) and not (other/'pieces').exists()
+    half = train(tmp_path/'half', **CROWD, train=dict(steps=3)); shutil.rmtree(half/'pieces'); assert not [d for d in differences(one, train(tmp_path/'half', **CROWD, train=dict(resume='auto'))) if 'scheduler' not in d]
+
+def test_a_network_teaches_where_nothing_else_does(tmp_path):
+    "The shipped recipe, small, and the student that learns from the run it made: affinities at the finest resolution alone, no hierarchy, no file."
+    def small(config, *more): return load_config(config, ['data.photos=""','data.patch_sizes=[32]','data.patch_size=32','data.windows=3','data.num_workers=0','distill.members=2','distill.scales=3','train.steps=3','train.batch_size=2','train.val_samples=2','train.device=cpu','train.log_image_interval=0','train.eval_interval=3',*more])
+    from distortkit.segment.train import load_run_model, train_segment
+    torch.set_num_threads(1); big = train_segment(small('teacher', 'student.dims=[40,24,16]', f'train.checkpoint_dir={tmp_path}/big')); small_ = train_segment(small('default', 'student.dims=[24,16,8]', f'distill.teacher={big}', f'train.checkpoint_dir={tmp_path}/small'))
+    assert load_run_model(small_).dims==(24,16,8) and (big/'pieces').is_dir() and not (small_/'pieces').exists()
+    for run in (big,small_): parts = diary(run)[-1]; assert parts['affinity']>0 and not {'feature','clustering','tv','agreement','consistency','recon','boundary'}&set(parts), parts

@@ -5,6 +5,7 @@ from functools import cache
 import pytest, torch
 from distortkit.core.config import CONFIGS, load_settings
 from distortkit.core.data import embedded_photos
+from distortkit.core.files import DataError
 from distortkit.segment.make import make_network
 from distortkit.segment.settings import SegmentSettings, load_config
 from house import ROOT, imports, modules
@@ -46,7 +47,7 @@ def test_the_same_seed_gives_the_same_maps():
 TINY = dict(data=dict(patch_sizes=(32,)), student=dict(dims=(24,16,16), depths=(1,1,1), embed_dim=16, depth=1), model=dict(embed_dim=16), knobs=dict(k_choices=(4,)), autoencoder=dict(hidden_channels=8))
 KNOBS = { # section -> changes of one field each; `also` names what the field needs to be heard
     'student': [dict(enabled=False), dict(multires=False), dict(dims=(24,16,8)), dict(depths=(1,1,2)), dict(norm='batch'), dict(groups=4), dict(dropout=.3), dict(embed_dim=24, also='multires'), dict(depth=2, also='multires')],
-    'distill': [dict(use_teacher=True), dict(teacher='fake', also='use_teacher'), dict(scales=2, also='use_teacher'), dict(feature_weight=.5, also='fake'), dict(affinity_weight=.5, also='use_teacher'), dict(affinity_sample=9, also='use_teacher'),
+    'distill': [dict(use_teacher=True), dict(teacher='fake', also='use_teacher'), dict(scales=2, also='use_teacher'), dict(members=2, also='use_teacher'), dict(slices='fine', also='use_teacher'), dict(near=.5, also='use_teacher'), dict(feature_weight=.5, also='fake'), dict(affinity_weight=.5, also='use_teacher'), dict(affinity_sample=9, also='use_teacher'),
         *(dict([pair]) for pair in dict(clustering_weight=.5, cluster_iters=1, temperature=.5, tv_weight=.2, consistency_weight=.1, view_weight=.3, ema_decay=.5, merge_eps=.01, consistency_ema_decay=.5, consistency_eps=1e-2, boundary_weight=.5, antimerge_weight=.5, within_weight=.1).items())],
     'autoencoder': [dict(enabled=False), *(dict([pair]) for pair in dict(lambda_recon=.1, ema_decay=.5, blur_sigma=2., blur_kernel=3, grad_weight=.5, detach_backbone=True, hidden_channels=16, num_blocks=1).items())],
     'losses': [dict([pair]) for pair in dict(lambda_boundary=.5, lambda_antimerge=.5, lambda_within=.5).items()]
@@ -66,7 +67,7 @@ def batch():
     from torch.utils.data import default_collate
     from distortkit.segment.scenes import DrawnViews
     data = DrawnViews(2, (32,32), 3, turn=20.); items = [data[i] for i in range(2)]
-    return default_collate([{**it, 'key': str(i), 'slic1': it['kinds1']+1, 'pieces1': torch.stack([it['parts1'][2::4,2::4]//2**s for s in range(8)])} for i,it in enumerate(items)])
+    return default_collate([{**it, 'key': str(i), 'slic1': it['kinds1']+1, 'pieces1': torch.stack([it['parts1'][2::4,2::4]//2**s for s in range(16)])} for i,it in enumerate(items)])
 
 def taught(s, b):
     "What two steps of plain gradient descent with these settings leave behind."
@@ -133,19 +134,21 @@ def test_the_stage_is_the_command(monkeypatch, tmp_path):
     done = CliRunner().invoke(app, ['train','--config','demo','--checkpoint_dir','mine','--steps','7','--seed','5','--device','auto','--set','distill.tv_weight=.2','--set','train.eval_interval=3']); assert done.exit_code==0, done.output
     a,b = got; assert a==b and (a.train.steps,a.train.seed,a.train.checkpoint_dir,a.distill.tv_weight)==(7,5,'mine',.2)
 
-def test_nothing_asks_the_network(monkeypatch):
-    "With every door out of the machine shut: sources, teachers by name, labels; nothing of ours knocks."
+def test_nothing_asks_the_network(monkeypatch, tmp_path):
+    "With every door out of the machine shut: sources, teachers and backbones by name, labels; nobody knocks, nor the libraries below."
     asked = []
     def shut(*a, **kw): asked.append(a); raise OSError('no network')
     for name in ('connect','connect_ex'): monkeypatch.setattr(socket.socket, name, shut)
     monkeypatch.setattr(socket, 'getaddrinfo', shut)
-    monkeypatch.setattr('huggingface_hub.utils._detect_agent._fetch_registry', lambda: None, raising=False)  # the library's own question, once a process, about the program it runs in
+    monkeypatch.setattr('huggingface_hub.utils._detect_agent._registry', None); monkeypatch.setattr('huggingface_hub.constants.AGENT_HARNESSES_PATH', str(tmp_path/'none.json'))  # as if the library had not asked yet about the program it runs in
     from distortkit.segment.label import segment_image
     from distortkit.segment.sources import make_source
     from distortkit.segment.teachers import FakeTeacher, make_teacher
+    from distortkit.selective.backbones import make_backbone
     for kind in ('synthetic','photos'): assert make_source(kind, 32, 2, 1)[0]['view1'].shape==(3,32,32)
     for name in ('dinov2','dinov3'):
         with pytest.warns(UserWarning, match='MEAN NOTHING'): assert isinstance(make_teacher(name), FakeTeacher)
+        with pytest.raises(DataError, match='allow the download'): make_backbone(name)
     assert segment_image(embedded_photos()['coffee']()[::9,::9].copy(), 3).max()==2 and not asked
 
 TOPICS = dict( # topic -> where it is tested
@@ -195,10 +198,8 @@ def test_the_pipeline_leads_somewhere():
     made = {m.name[-1]: m.notebook.name for m in modules() if m.room=='segment'}
     for name,target in re.findall(r'\[`segment\.(\w+)`\]\(([^)]+)\)', text): assert made.get(name)==target.rsplit('/', 1)[-1], f'README: segment.{name} is not made by {target}'
 
-def test_the_lines_of_python_in_the_readme_run(tmp_path):
-    "On a photograph, with the export of a small network in the place that is named."
-    from distortkit.segment.export import export_model
+def test_the_lines_of_python_in_the_readme_run():
+    "On a photograph, as they stand there."
     block = re.findall(r'```python\n(.*?)```', part('Parts without labels'), re.S); assert len(block)==1
-    place = re.search(r"'(outputs/[^']+)'", block[0])[1]; export_model(make_network(settings()).eval(), tmp_path/'e')
-    rgb = embedded_photos()['coffee']()[::5,::5].copy(); space = dict(rgb=rgb); exec(block[0].replace(place, str(tmp_path/'e')), space)
+    rgb = embedded_photos()['coffee']()[::5,::5].copy(); space = dict(rgb=rgb); exec(block[0], space)
     assert space['classes'].shape==rgb.shape[:2] and space['classes'].max()==7 and len(space['pieces'])==10

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from .encode import encode_jpeg, encode_png, encode_tiff, encode_webp
 from .exif import exif_facts, upright_exif
-from .files import DataError, to_8bit, upright, _file_bytes
+from .files import DataError, to_8bit, upright, _bare, _file_bytes
 from .jpeg import decode_jpeg, jpeg_segments
 
 # %% ../../nbs/00_core/35_photo.ipynb #11155d73
@@ -97,7 +97,7 @@ def read_photo(
             a = _decode16(data, turn) if deep else _decode8(im, data)
             info = im.info
     except Exception as e: # decoders raise OSError, SyntaxError, ValueError, zlib.error, ...
-        raise DataError(f"cannot read {path}: not a photograph, or a damaged one ({e})") from e
+        raise DataError(f"cannot read {path}: not a photograph, or a damaged one ({_bare(e)})") from e
     try: exif = _exif(info, data, a.shape[:2])
     except Exception as e: # an offset that points nowhere; the pixels are fine
         exif = b''; warnings.warn(f"{path}: its EXIF is damaged and left out ({e})")
@@ -115,7 +115,7 @@ def read_preview(
     if data[:2]==b'\xff\xd8':
         try:
             with Image.open(io.BytesIO(data)) as im: return upright(decode_jpeg(data, reduce), im.getexif().get(274, 1))
-        except Exception as e: raise DataError(f"cannot read {path}: not a photograph, or a damaged one ({e})") from e
+        except Exception as e: raise DataError(f"cannot read {path}: not a photograph, or a damaged one ({_bare(e)})") from e
     import cv2
     a = read_photo(path).rgb8
     return cv2.resize(a, [-(-n//reduce) for n in a.shape[1::-1]], interpolation=cv2.INTER_AREA)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np, torch
 from PIL import Image
-from ..core.files import DataError, _file_bytes, read_rgb
+from ..core.files import DataError, _bare, _file_bytes, read_rgb
 from .camera import Residual, fit_params, frame_points, seen_points
 from .evidence import lens_prior
 from .params import PARAM_NAMES
@@ -42,7 +42,7 @@ def read_shot(
         with Image.open(io.BytesIO(_file_bytes(path))) as im: exif,size = im.getexif(),im.size
         sub = exif.get_ifd(0x8769)
     except DataError: raise
-    except Exception as e: raise DataError(f"cannot read {path}: not a photograph, or a damaged one ({e})") from e
+    except Exception as e: raise DataError(f"cannot read {path}: not a photograph, or a damaged one ({_bare(e)})") from e
     text = lambda v: str(v or '').strip(' \0'); focal = lambda tag: (lambda v: v if 0<v<1e5 else None)(float(sub.get(tag) or 0))
     try: mm,full = focal(0x920A),focal(0xA405)
     except (TypeError, ValueError, ZeroDivisionError): mm,full = None,None

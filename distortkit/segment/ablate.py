@@ -27,17 +27,23 @@ TERMS = dict( # term -> words that take it away, words that add it
     reconstruction=(['autoencoder.enabled=false'],['autoencoder.enabled=true']),
     multires=(['student.multires=false'],['student.multires=true']),
     superpixels=(['data.slic=none'],['data.slic=slic','data.require_slic=true']),
-    views=(['losses.consistency=0'],['losses.consistency=1']),
+    views=(['distill.view_weight=0'],['distill.view_weight=.1']),
+    consistency=(['losses.consistency=0'],['losses.consistency=1']),
     pixel_entropy=(['losses.entropy_min=0'],['losses.entropy_min=.2']),
     marginal_entropy=(['losses.entropy_marginal=0'],['losses.entropy_marginal=.6']),
     smoothness=(['losses.smoothness=0'],['losses.smoothness=.3']))
-_STUDENT = ('teacher','features','affinity','clusters','smooth_assignments','resolutions','reconstruction','multires')
-_VIEWS = ('pixel_entropy','marginal_entropy','smoothness')
+_STUDENT = ('teacher','features','affinity','clusters','smooth_assignments','resolutions','reconstruction','multires','views')
+_VIEWS = ('consistency','pixel_entropy','marginal_entropy','smoothness')
+
+def _alone(s):
+    "Is the teacher the only one this student learns from?"
+    d = s.distill; return d.use_teacher and not (s.autoencoder.enabled or any((d.clustering_weight, d.tv_weight, d.consistency_weight, d.view_weight)))
 
 def _in_use(name, s):
     "Can the term matter in this run?"
     if name in (_VIEWS if s.student.enabled else _STUDENT): return False
-    if name in ('features','affinity') and not s.distill.use_teacher or name=='features' and s.distill.teacher=='pieces': return False # the classical hierarchy has affinities alone
+    if name in ('features','affinity') and (not s.distill.use_teacher or s.distill.teacher=='pieces'): return False # the classical hierarchy has affinities alone: without them it is not there
+    if name=='teacher' and _alone(s): return False
     if name=='superpixels' and (s.data.source=='shards' or not any(s.priors.values())): return False
     return name!='resolutions' or s.student.multires
 

@@ -61,13 +61,15 @@ def side_difference(
 def boundary_strength(
     rgb, # (H,W,3) uint8
     features:np.ndarray=None, # what lab_texture gave, if at hand
+    scales:tuple=((1.5,1.),(3.,1.)), # px at half the size, weight: of the windows
+    weights:tuple=(.5,.375,.4), # of the statistics of L*, of a* and b*, of texture
 )->np.ndarray: # (H,W) float32, 0 to about 1
     "How strongly a boundary runs through each pixel."
-    f = lab_texture(rgb) if features is None else features; (H,W),S = f.shape[:2],0
+    f = lab_texture(rgb) if features is None else features; (H,W),S = f.shape[:2],0; light,colour,texture = weights
     half = cv2.resize(f, ((W+1)//2,(H+1)//2), interpolation=cv2.INTER_AREA) if min(H,W)>=16 else f; half = [np.ascontiguousarray(half[...,i]) for i in range(4)]
-    for s in (1.5,3.):
+    for s,u in scales:
         L,a,b,t = (side_difference(c, *v, s) for c,v in zip(half, ((0,100,9),(-40,50,8),(-45,60,8),(0,26,6))))
-        S = S+.5*L+.375*(a+b)+.4*t
+        S = S+u*light*L+u*colour*(a+b)+u*texture*t
     S = cv2.resize(S, (W,H), interpolation=cv2.INTER_LINEAR)
     d = (step_height(f[...,:3], 1.)+step_height(f[...,:3], 2.))/2; d = d/(d+12)
     return (S*(.35+.65*d)+.5*d)/2.2

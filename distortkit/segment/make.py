@@ -58,7 +58,7 @@ def run_teacher(
     "The teacher of a student."
     d = s.distill
     if not (s.student.enabled and d.use_teacher and (d.feature_weight or d.affinity_weight)): return None
-    return make_teacher(d.teacher, scales=d.scales, seed=s.train.seed, download=d.download, load_run=load_run_model)
+    return make_teacher(d.teacher, scales=d.scales*d.members, seed=s.train.seed, download=d.download, load_run=load_run_model)
 
 # %% ../../nbs/30_segment/45_make.ipynb #ccb089c0
 def save_networks(

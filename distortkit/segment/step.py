@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.engine import StepResult
 from ..geometry.grid import grid_to_pixels, pixels_to_grid
 from .kmeans import batched_kmeans, soft_kmeans
-from .losses_distill import Adapter, affinity_loss, clustering_loss, cross_resolution_loss, draw_places, feature_loss, tv_loss
+from .losses_distill import Adapter, affinity_loss, clustering_loss, cross_resolution_loss, draw_places, feature_loss, near_places, tv_loss
 from .losses_priors import prior_losses
 from .losses_recon import blurred_target, recon_losses
 from .losses_views import consistency_loss, view_losses
@@ -113,9 +113,9 @@ class StudentLosses:
         d,out = self.settings.distill,{}
         if adapted is not None and feats is not None and d.feature_weight: out['feature'] = d.feature_weight*feature_loss(adapted, feats)
         if self.teacher is not None and d.affinity_weight:
-            size = tuple(f.shape[2:]); places = draw_places(size, d.affinity_sample, _dice(*dice))
-            exact = getattr(self.teacher, 'affinity', None)
-            out['affinity'] = d.affinity_weight*(exact_affinity_loss(f, exact(batch, places, size), places) if exact else affinity_loss(f, feats, places))
+            size = tuple(f.shape[2:]); g,exact = _dice(*dice),getattr(self.teacher, 'affinity', None); draws = [(1-d.near,[draw_places(size, d.affinity_sample, g)]),(d.near,near_places(size, g))]
+            miss = lambda places: exact_affinity_loss(f, exact(batch, places, size), places) if exact else affinity_loss(f, feats, places)
+            told = {k: torch.stack([miss(p) for p in places]).mean() for k,(share,places) in zip(('far','near'), draws) if share}; out['affinity'] = d.affinity_weight*sum(share*told[k] for k,(share,_) in zip(('far','near'), draws) if share)
         return out
 
     def own(self, f, p, batch):
@@ -133,9 +133,11 @@ class StudentLosses:
         dice:tuple=(0,), # seeds of the places
     )->tuple: # per resolution {term: ()}, {agreement, consistency, recon: ()}, shares of view 1 and view 2 (B,K,h,w) at the finest resolution
         "Raw terms."
+        d = self.settings.distill
         slices = [f.float() for f in seen.slices]; assigns,mu = self.assign(slices, k); needs = self.teacher is not None and (seen.adapted or not hasattr(self.teacher, 'affinity'))
         feats,adapted = self.teacher(batch) if needs else None, seen.adapted or [None]*len(slices)
-        terms = [self.taught(f, a, feats, batch, (*dice,i))|self.own(f, assigns[i] if assigns else None, batch) for i,(f,a) in enumerate(zip(slices, adapted))]
+        asks = [d.slices=='all' or n==self.names[-1] for n in self.names]
+        terms = [(self.taught(f, a, feats, batch, (*dice,i)) if asks[i] else {})|self.own(f, assigns[i] if assigns else None, batch) for i,(f,a) in enumerate(zip(slices, adapted))]
         more,other = {},None
         if self.cross: more['agreement'] = cross_resolution_loss(assigns)
         if seen.other is not None and assigns:

@@ -116,18 +116,20 @@ def superpixels(
     rgb:np.ndarray, # (H,W,3) uint8
     known:np.ndarray|None=None, # (H,W) bool: where the tile knows; None: everywhere
     how:SlicSettings=SlicSettings(), # how
-)->Superpixels: # at three sizes
+    only:str|None=None, # one of `LEVELS`: its labels alone
+)->Superpixels: # at three sizes, unless `only` says otherwise
     "Superpixels, their edges and central pixels."
+    if only not in (None,*LEVELS): raise ValueError(f"only must be one of {', '.join(LEVELS)}, got {only!r}")
     busy,arrays,grid = busyness(rgb),{},{}; side = region_side(busy, rgb.shape[:2], how)
     if known is None: known = np.ones(rgb.shape[:2], bool)
     if known.shape!=rgb.shape[:2]: raise ValueError(f"known is {known.shape}, the tile {rgb.shape[:2]}: they must lie on each other")
-    sides = dict(zip(LEVELS, (side, side*how.factors[0], side*how.factors[1])))
+    sides = {n: s for n,s in zip(LEVELS, (side, side*how.factors[0], side*how.factors[1])) if only in (None,n)}
     for name,s in sides.items():
         labels,why = _level(rgb, known, s, how)
-        arrays |= {name: labels, name.replace('labels', 'edges'): boundary_pixels(labels), f'{name}_seeds': central_pixels(labels)}
+        arrays |= {name: labels}|({} if only else {name.replace('labels', 'edges'): boundary_pixels(labels), f'{name}_seeds': central_pixels(labels)})
         if why: grid[name] = why
     return Superpixels(arrays, dict(engine='slico', ruler=how.ruler, iterations=how.iterations, busyness=round(busy, 4),
-        sides={n: round(s, 2) for n,s in sides.items()}, counts={n: int(arrays[n].max()) for n in LEVELS}, grid=grid))
+        sides={n: round(s, 2) for n,s in sides.items()}, counts={n: int(arrays[n].max()) for n in sides}, grid=grid))
 
 # %% ../../nbs/30_segment/13_slic.ipynb #afc053ac
 def write_superpixels(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 # %% ../../nbs/30_segment/44_teachers.ipynb #62e9c6ea
 from ..core.files import DataError
+from ..core.published import published_model
 from .model import check_rgb
 
 # %% ../../nbs/30_segment/44_teachers.ipynb #062ce1b7
@@ -155,15 +156,6 @@ class StudentTeacher(Teacher):
 # %% ../../nbs/30_segment/44_teachers.ipynb #77d97812
 HUB = dict(dinov2='facebook/dinov2-base', dinov3='facebook/dinov3-vits16-pretrain-lvd1689m') # short name -> hub name
 
-def _published(where, download):
-    "A model of transformers, every weight of it from there."
-    from transformers import AutoConfig, AutoModel
-    given = dict(local_files_only=not download, trust_remote_code=False); AutoConfig.from_pretrained(where, **given) # what is not there says so here, without a search for adapters
-    model,told = AutoModel.from_pretrained(where, **given, adapter_kwargs=dict(local_files_only=not download), use_safetensors=True, dtype=torch.float32, output_loading_info=True)
-    lost = sorted(k for k in told['missing_keys'] if 'mask_token' not in k and 'pooler' not in k)
-    if lost or told['mismatched_keys']: raise ValueError(f"its file lacks {len(lost)} weights, such as {lost[0]}" if lost else "its weights have other shapes than its config says")
-    return model
-
 def make_teacher(
     name:str|nn.Module='pieces', # pieces, fake, dinov2, dinov3, a folder, a hub name owner/model, or a trained network
     scales:int=8, # of pieces
@@ -182,7 +174,7 @@ def make_teacher(
         return StudentTeacher(load_run(folder))
     if local and not (folder/'config.json').is_file(): raise DataError(f"teacher {name}: no such folder with config.json (save_pretrained) or config_resolved.json (a run)")
     if not local and name not in HUB and name.count('/')!=1: raise ValueError(f"no teacher is called {name!r}: take pieces, fake, {', '.join(HUB)}, a folder, or owner/model on the hub")
-    try: return BackboneTeacher(_published(str(folder) if local else HUB.get(name, name), download), name)
-    except Exception as e: # transformers raises OSError, ValueError, KeyError, safetensors' own, ...
-        if local: raise DataError(f"teacher {name} cannot be read: {str(e).strip().splitlines()[0][:160]}") from None
-        return FakeTeacher(seed=seed, why=f"teacher {name} is not on this machine and could not be had ({type(e).__name__})")
+    try: return BackboneTeacher(published_model(folder if local else HUB.get(name, name), f'teacher {name}', download, spare=('mask_token','pooler')), name)
+    except DataError as e:
+        if local: raise
+        return FakeTeacher(seed=seed, why=str(e))

@@ -29,7 +29,7 @@ from .metrics import segment_metrics
 from .rasters import patch_at
 from .settings import SegmentSettings
 from .shards import find_items
-from .sources import make_source
+from .sources import make_source, room
 from .step import Learner, SegmentStep, visible_grid
 
 # %% ../../nbs/30_segment/75_train.ipynb #178b9b25
@@ -72,31 +72,33 @@ class IntervalSampler(EpochSampler):
     ): self.n = self.schedule.items(epoch); super().set_epoch(epoch, start)
 
 # %% ../../nbs/30_segment/75_train.ipynb #af1a150c
-def _source(s, size, n, seed, split):
-    "Pairs of views as the settings want them."
+def _source(s, size, n, seed, split, folder):
+    "Pairs of views as the settings want them; hierarchies of windows are kept below the folder."
     d = s.data; shards = dict(root=d.processed_root, dataset_id=d.dataset_id or None, ignore=d.iou_ignore_label_leq, cache=d.cache_max_items if d.cache_mode=='lru' else 0) if d.processed_root else None
     pieces = s.distill.scales if s.student.enabled and s.distill.use_teacher and s.distill.teacher=='pieces' else 0
     return make_source(d.source, size, n, seed, photos=d.photos or None, rasters=d.raster_paths, targets=d.target_paths, shards=shards, split=split, pieces=pieces, slic=d.slic,
-        augmentation=d.augmentation, turn=d.turn, zoom=d.zoom, require_slic=d.require_slic and any(s.priors.values()), max_samples=d.max_samples)
+        augmentation=d.augmentation, turn=d.turn, zoom=d.zoom, require_slic=d.require_slic and any(s.priors.values()), max_samples=d.max_samples,
+        members=s.distill.members, paste=d.paste, windows=d.windows, folder=Path(d.pieces_folder).expanduser() if d.pieces_folder else folder/'pieces')
 
-def _look_source(s, run):
-    "Samples for validation."
-    d,t = s.data,s.train; split = d.val_split
+def _look_source(s, folder):
+    "Samples for validation, and what should be known about them."
+    d,t = s.data,s.train; split,note = d.val_split,''
     if d.source=='shards':
         there = {i.line.split for i in find_items(d.processed_root, None, d.dataset_id or None)}; split = next((x for x in (d.metrics_split, d.val_split) if x in there), d.train_split)
-        if split==d.train_split: run.note(text := f"{d.processed_root} has no tiles of {d.metrics_split} or {d.val_split}: validations look at those of {split}"); print(f'warning: {text}', flush=True)
-    return _source(s, d.look_size, t.val_samples, t.seed+(split==d.train_split), split)
+        if split==d.train_split: note = f"{d.processed_root} has no tiles of {d.metrics_split} or {d.val_split}: validations look at those of {split}"
+    return _source(s, d.look_size, t.val_samples, t.seed+(split==d.train_split), split, folder),note
 
 def make_loaders(
     s:SegmentSettings, # of the run
-    run:Run, # notes go there
-)->tuple: # of training, of validation
-    "Batches of a run."
+    folder, # of the run; it need not be there
+)->tuple: # of training, of validation; what should be known about them, or ''
+    "Batches of a run. A picture of each source is read: what is wrong with data ends here, before anything is written."
     d,t,world = s.data,s.train,int(os.environ.get('WORLD_SIZE', 1)); total = t.steps*t.grad_accum*t.batch_size*world*(len(d.sizes) if t.multi_scale_mode=='per_step_all_scales' else 1)
-    plan = Schedule(s, {n: _source(s, n, total, t.seed, d.train_split) for n in d.sizes}, world); n = d.num_workers
+    plan = Schedule(s, {n: _source(s, n, total, t.seed, d.train_split, Path(folder)) for n in d.sizes}, world); look,note = _look_source(s, Path(folder)); n = d.num_workers
+    for source in (*plan.sources.values(),look): source.origin(0, 0, len(source), room(source.size, d.turn, d.zoom), np.random.default_rng(0))
     more = dict(worker_init_fn=_one_thread, persistent_workers=d.persistent_workers, prefetch_factor=d.prefetch_factor) if n else {}
     loader = DataLoader(plan, t.batch_size, sampler=IntervalSampler(plan), num_workers=n, pin_memory=d.pin_memory, generator=torch.Generator().manual_seed(t.seed), **more)
-    return loader,make_loader(_look_source(s, run), t.batch_size, t.seed, shuffle=False, workers=n)
+    return loader,make_loader(look, t.batch_size, t.seed, shuffle=False, workers=n),note
 
 # %% ../../nbs/30_segment/75_train.ipynb #44e9688f
 def engine_settings(
@@ -152,7 +154,7 @@ def _means(samples): return {k: float(v[~v.isnan()].mean()) for k,v in samples.i
 
 # %% ../../nbs/30_segment/75_train.ipynb #736b8886
 _FREE = ('train.steps','train.eval_interval','train.resume','train.checkpoint_dir','train.init','train.keep','train.device','train.log_interval','train.log_image_interval','train.save_interval',
-    'data.num_workers','data.prefetch_factor','data.persistent_workers','data.pin_memory','data.cache_mode','data.cache_max_items')
+    'data.num_workers','data.prefetch_factor','data.persistent_workers','data.pin_memory','data.cache_mode','data.cache_max_items','data.pieces_folder')
 
 def _resume_point(s, folder, plan):
     "The checkpoint to go on from, or None; refuses one of another run."
@@ -199,7 +201,8 @@ def train_segment(
     resume = _resume_point(s, folder, Schedule(s, {})); teacher = run_teacher(s)
     learner = Learner(s, teacher.channels if teacher is not None and teacher.aligned and s.distill.feature_weight else 0)
     if t.init and not resume: _start_weights(learner, t.init)
-    run = SegmentRun.open(folder, s, t.seed, resume=bool(resume)); loader,look = make_loaders(s, run); plan = loader.dataset
+    loader,look,note = make_loaders(s, folder); plan = loader.dataset; run = SegmentRun.open(folder, s, t.seed, resume=bool(resume))
+    if note: run.note(note); print(f'warning: {note}', flush=True)
     if run.writes: write_whole(run.dir/'config_resolved.json', (s.model_dump_json(indent=1)+'\n').encode()); _write_meta(run, s, learner)
     step = SegmentStep(s, teacher, lambda b,p,q: measure_batch(b, p, q, s.data.iou_ignore_label_leq), lambda n,x,p: run.look(n, x, p) if n>=0 else run.look(engine.global_step, x, p, 'val_')); run.hparams = step.hparams
     engine = Engine(learner, step, engine_settings(s, plan.group, plan.intervals), run, _means, dict(stage='segment', settings=json.loads(s.model_dump_json())))

@@ -7,13 +7,12 @@ __all__ = ['FEATURES', 'NAMES', 'TINY', 'PASSING', 'Backbone', 'make_backbone', 
 
 # %% ../../nbs/40_selective/40_backbones.ipynb #600b6f09
 import hashlib, json
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 # %% ../../nbs/40_selective/40_backbones.ipynb #b86c0744
-from ..core.files import DataError
+from ..core.published import published_model
 
 # %% ../../nbs/40_selective/40_backbones.ipynb #7f6eb9bc
 FEATURES = dict(dinov3_vit='cls', dinov2='cls', dinov2_with_registers='cls', vit='cls', resnet='pool') # model type of transformers -> what is taken
@@ -65,17 +64,6 @@ def _tiny(seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed); return DINOv3ViTModel(DINOv3ViTConfig(**TINY))
 
-def _published(name, download):
-    "A model from a folder, from the hub's cache or from the hub; every weight of it comes from there."
-    from transformers import AutoConfig, AutoModel
-    given = dict(local_files_only=not download, trust_remote_code=False)
-    kind = AutoConfig.from_pretrained(name, **given).model_type
-    if kind not in FEATURES: raise ValueError(f"models of type {kind} are not known here; there are {', '.join(FEATURES)}")
-    model,told = AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **given, **(dict(add_pooling_layer=False) if kind=='vit' else {}))
-    lost = sorted(k for k in told['missing_keys'] if not k.endswith('mask_token'))
-    if lost or told['mismatched_keys']: raise ValueError(f"its file lacks {len(lost)} weights, such as {lost[0]}" if lost else f"{len(told['mismatched_keys'])} of its weights have another shape than its config says")
-    return model
-
 def make_backbone(
     name:str='tiny', # 'tiny', a short name of `NAMES`, a folder, or a name on the hub
     frozen:bool=True, # False: all of it is trained, still in evaluation mode
@@ -85,13 +73,7 @@ def make_backbone(
     "A vision model with weights that are here."
     name = str(name)
     if name=='tiny': return Backbone(_tiny(seed), name, frozen)
-    where = NAMES.get(name, name); folder = Path(where).expanduser()
-    if folder.is_dir() and not (folder/'config.json').is_file(): raise DataError(f"backbone {name}: the folder holds no config.json; it should be one that save_pretrained wrote")
-    try: return Backbone(_published(str(folder) if folder.is_dir() else where, download), name, frozen)
-    except Exception as e: # transformers raises OSError, ValueError, KeyError, safetensors' own, ...
-        local = folder.is_dir(); why = str(e).strip().splitlines()[0][:160] if local else type(e).__name__
-        raise DataError(f"backbone {name} cannot be had: {why}" if local else f"backbone {name} is neither a folder nor in the hub's cache on this machine ({why}); "
-            f"give a folder with its config.json and model.safetensors, allow the download, or take tiny") from None
+    return Backbone(published_model(NAMES.get(name, name), f'backbone {name}', download, FEATURES), name, frozen)
 
 # %% ../../nbs/40_selective/40_backbones.ipynb #cee69052
 PASSING = ('_name_or_path','transformers_version','dtype','torch_dtype','architectures') # entries of a config that change no feature
