@@ -13,7 +13,8 @@ from typing import Annotated, Optional
 import typer
 
 # %% ../nbs/80_cli/10_cli.ipynb #59a29d71
-from .commands import bench, data, profile, proxy, qa, segment, selective
+from .commands import bench, data, eval as judging, profile, proxy, qa, segment, selective
+from .commands.calibrate import calibrate
 from .commands.correct import correct
 from .commands.door import fail
 from .commands.infer import infer_test
@@ -33,19 +34,22 @@ def _front_door():
     Correct photographs with it; originals are never touched:
       distortkit correct holiday/*.jpg -o straight
     \b
-    Train on your own pairs, stage after stage:
+    One profile from many photographs of a lens, for darktable or OpenCV:
+      distortkit calibrate holiday/24mm -o own24.xml --to lensfun
+    \b
+    Train on your own pairs, stage1, then stage2, then stage3:
       distortkit train stage1 --loader-module my_data
-      distortkit train stage2 --loader-module my_data
     \b
     See what a run did, on one page:
       distortkit report stage2_hybrid
     \b
-    Look after pairs, scores, lens profiles, results, speed:
+    Look after pairs, scores, lens profiles, results, speed, held-out lenses:
       distortkit data audit pairs.csv -o audit.csv
       distortkit proxy validate predictions truth -o scores
       distortkit profile convert cameras.txt -o camera.yml --to opencv
       distortkit qa check straight --reference holiday
       distortkit bench render
+      distortkit eval lens -n 10
     \b
     Answer or abstain, with a limit on missed positives that holds on fresh data:
       distortkit selective sweep --run digits --target_fnr 0.02
@@ -157,9 +161,10 @@ def train(
 
 # %% ../nbs/80_cli/10_cli.ipynb #3fc0752e
 app.command()(correct)
+app.command()(calibrate)
 app.command('infer-test')(infer_test)
 app.command()(report)
-for group in (data, proxy, profile, qa, bench, selective, segment): app.add_typer(group.app)
+for group in (data, proxy, profile, qa, bench, judging, selective, segment): app.add_typer(group.app)
 
 # %% ../nbs/80_cli/10_cli.ipynb #dde779fb
 @app.command()

@@ -21,7 +21,7 @@ from ..core.files import DataError, to_8bit, write_whole
 from ..core.photo import read_photo, write_photo
 from ..core.runs import runs_root
 from ..geometry.grid import identity_grid
-from .curves import curve_tokens
+from .curves import find_curves
 from .hybrid import HybridModel, load_model
 from .judge import CorrectSettings, Estimate, bending_of, judge, size_reason
 from .ladder import choose_safe, lattice_size
@@ -52,7 +52,7 @@ class Corrector:
     ):
         self.model,self.device,self.name,self.settings = model.to(device).eval(),device,name,settings
         self.flow = residual and model.residual is not None
-        self.limit = getattr(model.evidence, 'limit', ()) if model.evidence is not None else None
+        self.limit = getattr(model.evidence, 'limit', ()) if model.evidence is not None else None; self.search = getattr(getattr(model, 'settings', None), 'curve_search', 'plain')
 
     @classmethod
     def from_pretrained(cls,
@@ -80,7 +80,7 @@ def model_picture(
 @patch
 def _see(self:Corrector, rgb):
     "The model's outputs for one photograph, without the batch axis, and the number of curves."
-    tokens,mask = curve_tokens(rgb) if self.model.evidence is not None else (None,None)
+    tokens,mask = find_curves(rgb, self.search) if self.model.evidence is not None else (None,None)
     batch = lambda a: None if a is None else torch.as_tensor(a)[None].to(self.device)
     looks = self.flow or self.model.numbers is not None
     image = model_picture(rgb, self.settings.model_side).to(self.device) if looks else None

@@ -10,7 +10,7 @@ import cv2, numpy as np, torch
 from torch.utils.data import Dataset
 from ..core.data import item_rng, make_loader, to_tensor
 from .bank import Source, map_cores
-from .curves import curve_tokens
+from .curves import find_curves
 from .views import Views, bend_tokens, draw_views, render
 from .warps import Lenses, LensSampler, WarpSettings, frame_halves, nearest_params, true_grid
 
@@ -81,7 +81,7 @@ class _Judge:
         lens = sampler(u[None,:8]); view = draw_views(np.r_[.9,.9,.9,u[8:]][None], source.half[None], half, lens, self.smallest)
         pixels = source.pixels; long = view.size[0]*(max(source.size)-1)+1
         full = tuple(max(round(long*v), 32) for v in np.array(self.size)/max(self.size))
-        seen = render(pixels, view, lens, *full); tokens,mask = curve_tokens(seen, source.mask.shape[0])
+        seen = render(pixels, view, lens, *full); tokens,mask = find_curves(seen, source.search)
         sample, = make_samples([source], view, lens, tokens[None], mask[None], self.size, True, [name])
         return {k: v.numpy() if isinstance(v, torch.Tensor) else v for k,v in (sample | dict(orig_size=torch.tensor(full))).items()}
 

@@ -7,6 +7,7 @@ __all__ = ['CNNS', 'ModelSettings', 'HybridModel', 'debug_stats', 'load_model']
 
 # %% ../../nbs/20_lens/43_hybrid.ipynb #a01c9794
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -17,7 +18,7 @@ from ..geometry.flow import rescale_flow
 from ..geometry.grid import grid_to_pixels, identity_grid
 from .backbones import CoordChannels, make_backbone
 from .distort import build_parametric_grid
-from .evidence import CurveEvidence
+from .evidence import CurveEvidence, RichEvidence
 from .heads import ParamHead, ResidualHead, bounds_table
 from .params import PARAM_NAMES, clamp_params, neutral_params
 
@@ -38,6 +39,7 @@ class ModelSettings(Settings):
     param_bounds:dict[str,tuple[float,float]] = Field({}, description='name: [min, max]; s is spelt scale')
     curve_hidden_dim:int = Field(48, ge=1)
     curve_rounds:int = Field(3, ge=0)
+    curve_search:Literal['plain','rich'] = Field('plain', description='how curves are looked for; rich ones are read by attention')
 
     @field_validator('backbone_name')
     @classmethod
@@ -66,7 +68,7 @@ class HybridModel(nn.Module):
     ):
         super().__init__(); self.settings = s = settings
         if s.include_aspect and s.curves: raise ConfigError("include_aspect needs a backbone without curves: they cannot tell it")
-        self.evidence = CurveEvidence(s.curve_hidden_dim, s.curve_rounds) if s.curves else None
+        self.evidence = (CurveEvidence if s.curve_search=='plain' else RichEvidence)(s.curve_hidden_dim, s.curve_rounds) if s.curves else None
         self.coords = CoordChannels() if s.use_coord_channels else nn.Identity()
         self.backbone = make_backbone(s.cnn, 3+3*s.use_coord_channels+2, s.pretrained_backbone) if s.cnn else None
         self.residual = ResidualHead(self.backbone.channels, s.residual_hidden_dim, s.residual_max_disp) if s.cnn else None
@@ -76,7 +78,7 @@ class HybridModel(nn.Module):
 
     def forward(self,
         image:Tensor|None=None, # (B,3,H,W) in [0,1]; may be missing where only curves are needed
-        curves:Tensor|None=None, # (B,N,36)
+        curves:Tensor|None=None, # (B,N,36), or (B,N,44) where `curve_search` is rich
         curve_mask:Tensor|None=None, # (B,N) bool
         residual:bool=True, # compute the residual flow? stage 1 does not
     )->dict: # as in the table above

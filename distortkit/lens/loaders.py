@@ -17,11 +17,13 @@ from ..core.data import make_loader
 from ..core.files import DataError, decode_rgb
 from ..core.runs import runs_root
 from .bank import BankSettings, build_bank
+from .curves import CURVE_SEARCHES
 from .data import FixedPairs, SyntheticPairs
 from .losses.total import IMAGE_TERMS
 from .pairs import PairedImages, match_sizes, paired_loaders
 from .recipes import Recipe
 from .shards import ShardSet, check_shards
+from .sources import straight_views
 from .warps import WarpSettings
 
 # %% ../../nbs/20_lens/72_loaders.ipynb #2c0b4742
@@ -34,8 +36,9 @@ def needs_pictures(
 
 def _bank(recipe, split):
     "The sources of a split, and how many processes make samples of them; a handful is not worth any."
-    t = recipe.train; few = 0 if t.scenes<8 else None
-    return build_bank(split, BankSettings(scenes=t.scenes), None if os.environ.get('IN_TEST') else runs_root().parent/'cache', few),few
+    t,search = recipe.train,recipe.model.curve_search; few = 0 if t.scenes<8 else None; cache = None if os.environ.get('IN_TEST') else runs_root().parent/'cache'
+    own = straight_views(split, t.photos, t.panoramas, t.views, CURVE_SEARCHES[search], cache, t.seed, few) if t.photos or t.panoramas else []
+    return build_bank(split, BankSettings(scenes=t.scenes, curve_search=search), cache, few)+own,few
 
 def training_pairs(
     recipe:Recipe, # of the run
@@ -53,7 +56,7 @@ def synthetic_loaders(
     n = t.synthetic_val_steps*t.synthetic_batch_size
     plain = WarpSettings(quantile=t.warp.quantile, varied_share=0., mirrored_share=0.)
     photos,scenes = ([s for s in sources if s.name.startswith('scene/')==drawn] for drawn in (False, True)); m = n//2 if photos and scenes else n if photos else 0
-    fixed = lambda some,count: FixedPairs(some, size, -(-count//len(some)), count, plain, 'val', t.seed, workers=few, what='val: rendering and finding curves') if count else None
+    fixed = lambda some,count: FixedPairs(some[::max(len(some)//max(count, 1), 1)], size, -(-count//min(len(some), count)), count, plain, 'val', t.seed, workers=few, what='val: rendering and finding curves') if count else None
     val,*more = [f for f in (fixed(photos, m), fixed(scenes, n-m)) if f]
     for f in more: val.samples += f.samples
     val.album = val.samples[:t.album]

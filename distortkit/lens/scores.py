@@ -8,8 +8,9 @@ __all__ = ['LONG_SIDE', 'IMPROVED', 'HARMED', 'SCORES', 'sample_errors', 'summar
 
 # %% ../../nbs/20_lens/65_scores.ipynb #3bb0eb4a
 import math
-import torch
+import numpy as np, torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
 from torch import Tensor
 from ..core.metrics import bootstrap_interval, quantile
 from ..geometry.epe import end_point_error
@@ -61,20 +62,21 @@ def _lattice(grid, points=33):
 
 def best_constant(
     target_grids, # iterable of (H,W,2), true maps of training draws; sizes may differ
-    steps:int=30, # of LBFGS
+    steps:int=50, # of BFGS
+    terms:int=3, # numbers it may use: k1, k1..k2 or k1..k3
 )->Tensor: # (1,8) params
     "The one lens with the least mean error over all maps; never worse than neutral on them."
     size = {}
     for g in target_grids: x = _lattice(g); size.setdefault(x.shape, []).append(x)
     if not size: raise ValueError("best_constant needs at least one true map to fit")
     maps = [torch.cat(v) for v in size.values()]; n = sum(map(len, maps))
-    row = lambda k: torch.cat([k, k.new_tensor([0,0,0,0,1])])[None]
+    if terms not in (1,2,3): raise ValueError(f"terms must be 1 (k1), 2 or 3 (k1..k3), got {terms}")
+    row = lambda k: torch.cat([k, k.new_zeros(7-terms), k.new_ones(1)])[None]
     error = lambda k: sum(end_point_error(build_parametric_grid(row(k), *t.shape[1:3]).expand_as(t), t, LONG_SIDE).mean((1,2)).sum() for t in maps)/n
-    k = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    search = torch.optim.LBFGS([k], lr=1., max_iter=steps, line_search_fn='strong_wolfe', tolerance_change=1e-7)
-    def closure(): search.zero_grad(); e = error(k); e.backward(); return e
-    with torch.enable_grad(): search.step(closure)
-    found = k.detach().clamp(k.new_tensor([-.6,-.3,-.15]), k.new_tensor([.6,.3,.15]))
+    @torch.enable_grad()
+    def slope(x): k = torch.from_numpy(x.copy()).requires_grad_(); e = error(k); e.backward(); return e.item(),k.grad.numpy()
+    k = torch.from_numpy(minimize(slope, np.zeros(terms), jac=True, method='BFGS', options=dict(maxiter=steps, gtol=1e-4)).x)
+    most = k.new_tensor([.6,.3,.15][:terms]); found = k.clamp(-most, most)
     return row(found if error(found)<=error(torch.zeros_like(found)) else torch.zeros_like(found)).float()
 
 # %% ../../nbs/20_lens/65_scores.ipynb #64720b63

@@ -13,7 +13,7 @@ from ..core.engine import StepResult
 from ..geometry.epe import end_point_error
 from ..geometry.grid import identity_grid
 from .backends import make_backend
-from .losses.total import FLOW_TERMS, IMAGE_TERMS, LossSettings, check_finite, total_loss
+from .losses.total import FLOW_TERMS, IMAGE_TERMS, LossSettings, check_finite, lens_doubt, total_loss
 from .params import BOUNDS, PARAM_NAMES
 
 # %% ../../nbs/20_lens/50_step.ipynb #b9b27670
@@ -122,7 +122,8 @@ class LensStep:
         if self.pictures and 'input_image' not in batch: raise KeyError("the loss weighs pictures, but the batch has no input_image")
         out,warped,flow = self.forward(model, batch, autocast, look, not train)
         total,parts = total_loss(self.loss, warped['pred_image'], batch.get('target_image'), flow, warped['final_grid'], batch.get('target_grid'))
-        check_finite(parts); parts = {k: parts[k] for k,w in self.loss.weights().items() if w>0}
+        doubt = self.doubt(out, batch); parts |= doubt; check_finite(parts); parts = {k: parts[k] for k,w in self.loss.weights().items() if w>0}|doubt
+        if doubt: total = total+self.loss.doubt_weight*doubt['doubt']
         found = param_diagnostics(out['params'], self.bounds) | {f'model_debug_{k}': v for k,v in out.get('debug_stats', {}).items()}
         if flow is not None: found |= residual_diagnostics(flow, warped['residual_flow_fullres_norm'])
         found |= {f'warp_{k}': v for k,v in warped['warp_stats'].items() if k!='safety'}
@@ -132,6 +133,12 @@ class LensStep:
         ids = batch.get('image_id') or []
         self.kept |= {n: (None if flow is None else flow[i].cpu(), warped['final_grid'][i].cpu()) for i,n in enumerate(ids) if n in self.keep and n not in self.kept}
         return StepResult(total, parts, found, self.judge(warped, batch), sample_records(out['params'], flow, report), ids)
+
+    def doubt(self, out, batch):
+        "How badly the model's covariance fits the true lenses, where this is paid for and both are known."
+        if not self.loss.doubt_weight or 'true_params' not in batch: return {}
+        if 'covariance' not in out: raise KeyError("the loss weighs doubt, but the model's output has no covariance")
+        return dict(doubt=lens_doubt(out['params'][:,:8].float(), out['covariance'].float(), batch['true_params'], batch['target_grid'].shape[1:3]))
 
     @torch.no_grad()
     def judge(self, warped, batch):
