@@ -292,3 +292,16 @@ class Workbench(Server):
         s.wait_until(still, f'{name} to come to rest', timeout)
         return s
     def close(self, sheet): sheet.page.close(run_before_unload=True); sheet.page.context.close()
+
+# --- what an explorer shows with `core.compare`
+
+SHOWN = "document.querySelector('.dk-compare').dataset.picture"  # how many pairs of pictures there were
+AFTER = '''e => { const c = document.createElement('canvas'); c.width = e.naturalWidth; c.height = e.naturalHeight; c.getContext('2d').drawImage(e, 0, 0); return c.toDataURL(); }'''
+
+def shown(page): return int(page.evaluate(SHOWN) or 0)
+def after(page): return page.locator('.dk-compare img.b').first.evaluate(AFTER)
+def settle(page, words, timeout=40):
+    "Wait until every form is answered, and the last pair of pictures and what `words` reads stand."
+    last = None
+    def calm(): nonlocal last; before,last = last,(shown(page), words(page)); return before==last and not page.locator('.dk-form[data-busy]').count()
+    page.page.wait_for_timeout(100); page.wait_until(calm, 'the explorer to come to rest', timeout)

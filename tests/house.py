@@ -1,5 +1,5 @@
-"What the tests read: the notebooks, the modules made from them, and how both are numbered."
-import ast, json, re
+"What the tests share: the notebooks and the modules made from them, how both are numbered, commands as they are typed, runs and files to look at."
+import ast, json, re, warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,3 +64,42 @@ def small_checkpoint(path):
     from distortkit.lens.hybrid import HybridModel, ModelSettings
     settings = ModelSettings(backbone_name='curves+tiny', residual_hidden_dim=8, residual_max_disp=1.); torch.manual_seed(0)
     return save_checkpoint(path, dict(model=HybridModel(settings).state_dict(), extra=dict(stage='stage1_param_only', model_settings=settings.model_dump(mode='json'))))
+
+def ask(app, *words, **kw):
+    "Type a command in this process; its exit code and everything it said. What ends it is an exit, never a traceback."
+    from typer.testing import CliRunner
+    done = CliRunner().invoke(app, [*map(str, words)], **kw)
+    assert (done.exception is None or isinstance(done.exception, SystemExit)) and 'Traceback' not in done.output, f"{words}: {done.output} {done.exception!r}"
+    return done.exit_code,done.output
+
+def call(app, *words, code=0, **kw):
+    "Type a command that must end with this code; what it said."
+    got,said = ask(app, *words, **kw); assert got==code, f"{words}: {got} {said}"
+    return said
+
+def refused(app, *words, **kw):
+    "Type a command that must end in one sentence; the sentence."
+    said = call(app, *words, code=1, **kw); assert said.count('distortkit: ')==1, said
+    return said
+
+def diary(folder):
+    "The lines of a run without its clock."
+    lines = [json.loads(l) for l in (Path(folder)/'history.jsonl').read_text().splitlines()]
+    return [{k: v for k,v in l.items() if k not in ('seconds','images_per_s')} for l in lines]
+
+def equal(a, b):
+    "Bit for bit, whatever it is."
+    import torch
+    if isinstance(a, torch.Tensor): return isinstance(b, torch.Tensor) and a.dtype==b.dtype and torch.equal(a, b)
+    if isinstance(a, dict): return a.keys()==b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list,tuple)): return len(a)==len(b) and all(map(equal, a, b))
+    return a==b
+
+def tif(path, bands, **kw):
+    "A raster of bands (C,H,W), in folders of its own where there are none."
+    import rasterio
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with rasterio.open(path, 'w', driver='GTiff', count=len(bands), height=bands.shape[1], width=bands.shape[2], dtype=bands.dtype, **kw) as dst: dst.write(bands)
+    return path

@@ -2,27 +2,20 @@
 import json, statistics
 import numpy as np, pytest
 from PIL import Image, ImageCms
-from browser import shoot
+from browser import SHOWN, after, settle, shoot, shown
 from house import small_checkpoint
 from distortkit.core.data import embedded_photos
+from distortkit.lens.shipped import FACTS, SHIPPED
 pytestmark = pytest.mark.browser
 
 PHOTO, MODEL, NUDGE, SAVE = (f'.dk-form:has-text("{text}")' for text in ('Open this path','Load this checkpoint','Nudge the eight numbers','Save at full resolution'))
-SHOWN = "document.querySelector('.dk-compare').dataset.picture"
-AFTER = '''e => { const c = document.createElement('canvas'); c.width = e.naturalWidth; c.height = e.naturalHeight; c.getContext('2d').drawImage(e, 0, 0); return c.toDataURL(); }'''
 QUICK = '''values => { const r = document.querySelector('[data-field=k1] input[type=range]'); for (const v of values) { r.value = v; r.dispatchEvent(new Event('input', {bubbles: true})); } }'''
 WARM = 'import torch; torch.set_num_threads(1)\nfrom distortkit.lens.photo_explorer import PhotoExplorer\n'
 
-def shown(page): return int(page.evaluate(SHOWN) or 0)
-def after(page): return page.locator('.dk-compare img.b').first.evaluate(AFTER)
 def straight(page): return page.locator('[data-straight]').first.inner_text()
 def verdict(page): return page.locator('[data-verdict]').first.inner_text()
 def alert(page, form): return page.locator(f'{form} [role=alert]').first.inner_text()
-def rest(page):
-    "Wait until every form is answered and the last pair of pictures stands."
-    last = None
-    def calm(): nonlocal last; before,last = last,(shown(page), verdict(page)); return before==last and not page.locator('.dk-form[data-busy]').count()
-    page.wait_for_timeout(100); page.wait_until(calm, 'the explorer to come to rest', 30)
+def rest(page): settle(page, verdict)
 def back(page): page.locator('[data-field=back] button').click(); rest(page)
 
 @pytest.fixture(scope='module')
@@ -33,9 +26,10 @@ def page(lab, model):
     p = lab.open([WARM+"PhotoExplorer('brick', 'small')"]); rest(p); yield p; lab.close(p)
 
 def test_a_fresh_clone(lab):
-    "No checkpoint: a sentence says how to get one, and the rest works."
+    "The weights of the package are in use; without them a sentence says how to get a checkpoint, and the rest works."
     p = lab.open('photo.ipynb'); rest(p)
-    assert 'no checkpoint demo' in alert(p, MODEL) and 'make demo' in alert(p, MODEL) and 'No checkpoint is in use' in verdict(p)
+    if (SHIPPED/FACTS).is_file(): assert 'In use: default' in p.locator(f'{MODEL} [role=status]').first.inner_text()
+    else: assert 'no checkpoint demo' in alert(p, MODEL) and 'make demo' in alert(p, MODEL) and 'No checkpoint is in use' in verdict(p)
     before = after(p); p.press(p.slider('k1'), *['ArrowLeft']*40); rest(p)
     assert after(p)!=before and 'Set by hand. It is safe.' in verdict(p) and '→' in straight(p); p.check(); shoot(p, 'photo_fresh'); lab.close(p)
 

@@ -2,12 +2,10 @@
 import statistics
 import numpy as np, pytest
 from PIL import Image
-from browser import shoot
+from browser import SHOWN, after, settle, shoot, shown
 
 pytestmark = pytest.mark.browser
 PHOTO, NETWORK, VIEW = (f'.dk-form:has([data-field={n}])' for n in ('upload','load','view'))
-SHOWN = "document.querySelector('.dk-compare').dataset.picture"
-AFTER = '''e => { const c = document.createElement('canvas'); c.width = e.naturalWidth; c.height = e.naturalHeight; c.getContext('2d').drawImage(e, 0, 0); return c.toDataURL(); }'''
 QUICK = '''values => { const r = document.querySelector('[data-field=k] input[type=range]'); for (const v of values) { r.value = v; r.dispatchEvent(new Event('input', {bubbles: true})); } }'''
 
 @pytest.fixture(scope='module')
@@ -21,15 +19,9 @@ def run(lab):
     from distortkit.segment.settings import SegmentSettings
     s = SegmentSettings(student=dict(enabled=False), model=dict(embed_dim=16)); folder = lab.runs/'parts'; folder.mkdir(); (folder/'config_resolved.json').write_text(s.model_dump_json()); save_networks(folder, make_network(s)); return folder
 
-def after(page): return page.locator('.dk-compare img.b').first.evaluate(AFTER)
-def shown(page): return int(page.evaluate(SHOWN) or 0)
 def words(page): return page.locator('.seg-words').first.inner_text()
 def said(page, form): return ' '.join(page.locator(form).locator('[role=status],[role=alert]').all_inner_texts())
-def rest(page):
-    "Wait until every form is answered and the last picture stands."
-    last = None
-    def calm(): nonlocal last; before,last = last,(shown(page), words(page)); return before==last and not page.locator('.dk-form[data-busy]').count()
-    page.page.wait_for_timeout(100); page.wait_until(calm, 'the explorer to come to rest', 40)
+def rest(page): settle(page, words)
 def start(page, view='classes'):
     for name,value in dict(view=view, k=6, which=0, height=.3, smooth=2, opacity=65).items(): page.put(name, value, VIEW)
     rest(page)

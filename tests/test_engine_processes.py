@@ -2,6 +2,7 @@
 import json, os, subprocess, sys
 import pytest, torch
 from distortkit.core.checkpoint import load_checkpoint
+from house import diary, equal
 
 TRAIN = r'''
 import faulthandler, json, os, signal, sys
@@ -68,14 +69,6 @@ def played(tmp_path_factory):
         done = subprocess.run([sys.executable, *how, home/'train.py'], capture_output=True, text=True, env=env, timeout=200); assert done.returncode==0, done.stderr[-3000:]
         said[n] = done.stdout
     return home,{p.stem[4:]: json.loads(p.read_text()) for p in home.glob('seen*.json')},said
-
-def equal(a, b):
-    "Bit for bit, whatever it is."
-    if isinstance(a, torch.Tensor): return isinstance(b, torch.Tensor) and torch.equal(a, b)
-    if isinstance(a, dict): return a.keys()==b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list,tuple)): return len(a)==len(b) and all(map(equal, a, b))
-    return a==b
-def diary(folder): return [{k: v for k,v in json.loads(l).items() if k not in ('seconds','images_per_s')} for l in (folder/'history.jsonl').read_text().splitlines()]
 
 def test_both_have_the_same_weights_and_averages_as_one(played):
     home,seen,_ = played

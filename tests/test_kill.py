@@ -1,9 +1,9 @@
 "A training that is killed in any way, at any moment, and resumed until it is done ends as if nothing had happened."
 import json, os, subprocess, sys
-from pathlib import Path
 import pytest
 from distortkit.core.samples import read_samples
 from distortkit.lens.album import read_album
+from house import diary, equal
 
 CHILD = r'''
 import json, os, random, resource, signal, sys, time
@@ -173,19 +173,6 @@ def played(tmp_path_factory):
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('[')]
     print('\n'.join(f'{name}: {codes}, {seconds} s' for name,codes,seconds in rows))
     return home,{name: codes for name,codes,_ in rows}
-
-def equal(a, b):
-    "Bit for bit, whatever it is."
-    import torch
-    if isinstance(a, torch.Tensor): return a.dtype==b.dtype and torch.equal(a, b)
-    if isinstance(a, dict): return a.keys()==b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list,tuple)): return len(a)==len(b) and all(map(equal, a, b))
-    return a==b
-
-def diary(folder):
-    "The lines of a run without its clock."
-    lines = [json.loads(l) for l in (folder/'history.jsonl').read_text().splitlines()]
-    return [{k: v for k,v in l.items() if k not in ('seconds','images_per_s')} for l in lines]
 
 def differences(a, b):
     "What is not the same in two runs."

@@ -1,9 +1,9 @@
 "`distortkit profile` from file to file, against OpenCV, lensfun and COLMAP's own formulas."
 import json
+from functools import partial
 from pathlib import Path
 import cv2, lensfunpy, numpy as np, pytest, torch
 from PIL import Image
-from typer.testing import CliRunner
 from distortkit.commands.profile import app
 from distortkit.core.checkpoint import save_checkpoint
 from distortkit.core.data import embedded_photos
@@ -14,15 +14,11 @@ from distortkit.lens.hybrid import HybridModel, ModelSettings
 from distortkit.lens.lensfun import fit_lensfun, lensfun_xml, params_from_lensfun, read_lensfun
 from distortkit.lens.profile_files import LensProfile, profile_text, read_profile
 from distortkit.lens.profile_fit import fit_photos
+from house import ask
 
 DATABASE = Path(lensfunpy.__file__).parent/'db_files'
 
-def call(*words):
-    "Exit code and everything said."
-    done = CliRunner().invoke(app, [str(w) for w in words])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    assert 'Traceback' not in done.output
-    return done.exit_code,done.output
+call = partial(ask, app)
 
 def far(a, b): return float(np.hypot(*(np.asarray(a)-b).T).max())
 

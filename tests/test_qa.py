@@ -4,7 +4,6 @@ from contextlib import contextmanager, nullcontext
 import numpy as np, pytest, torch, typer
 from jsonschema import Draft202012Validator
 from PIL import Image
-from typer.testing import CliRunner
 from distortkit.commands import infer, qa
 from distortkit.core.checkpoint import save_checkpoint
 from distortkit.core.data import embedded_photos
@@ -12,6 +11,7 @@ from distortkit.core.files import DataError
 from distortkit.lens.hybrid import HybridModel, ModelSettings
 from distortkit.core.files import file_sha256
 from distortkit.core.schemas import load_schema, read_json
+from house import ask
 
 APP = typer.Typer(rich_markup_mode=None); APP.add_typer(qa.app, name='qa'); APP.command('infer-test')(infer.infer_test)
 
@@ -29,12 +29,7 @@ def home(tmp_path_factory):
     Image.fromarray(np.full((120,160,3), 128, np.uint8)).save(photos/'wall.jpg')
     return home
 
-def call(home, *words):
-    "Exit code and everything said."
-    done = CliRunner().invoke(APP, [str(w) for w in words], env=dict(DISTORTKIT_RUNS=str(home/'runs')))
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    assert 'Traceback' not in done.output
-    return done.exit_code,done.output
+def call(home, *words): return ask(APP, *words, env=dict(DISTORTKIT_RUNS=str(home/'runs')))
 
 def process(code, *words, **kw): return subprocess.Popen([sys.executable, '-c', code, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
 def held(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.name!='run_metadata.json'}

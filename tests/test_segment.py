@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest, torch
 from distortkit.core.config import ConfigError, load_settings
 from distortkit.segment.settings import SegmentSettings, load_config
+from house import diary, equal
 
 TINY = dict(data=dict(patch_sizes=(32,48), patch_size=48), student=dict(dims=(24,16,16), depths=(1,1,1), dropout=.1), model=dict(embed_dim=16), knobs=dict(k_choices=(2,4)), autoencoder=dict(hidden_channels=8),
     train=dict(steps=5, eval_interval=3, grad_accum=2, save_interval=1, val_samples=2, log_interval=1, log_image_interval=0, device='cpu', lr=3e-3))
@@ -17,11 +18,6 @@ def train(*a, **kw):
     torch.set_num_threads(1); return train_segment(settings(*a, **kw))
 
 def last(folder, name='last.pt'): return torch.load(Path(folder)/name, weights_only=True)
-def equal(a, b):
-    if torch.is_tensor(a): return torch.is_tensor(b) and torch.equal(a, b)
-    if isinstance(a, dict): return a.keys()==b.keys() and all(equal(a[k], b[k]) for k in a)
-    return len(a)==len(b) and all(map(equal, a, b)) if isinstance(a, (list,tuple)) else a==b
-def diary(folder): return [{k: v for k,v in json.loads(l).items() if k not in ('seconds','images_per_s')} for l in (Path(folder)/'history.jsonl').read_text().splitlines()]
 def differences(a, b):
     found = [f'{n}: {k}' for n in ('last.pt','best.pt') for k in ('model','optimizer','scheduler','epoch','global_step','best_metric','rng') if not equal(last(a, n)[k], last(b, n)[k])]
     return found+['diary']*(diary(a)!=diary(b))+['artifact']*(not equal(last(a, 'artifacts/student.pt'), last(b, 'artifacts/student.pt')))

@@ -1,31 +1,17 @@
 "The segment tower from outside: each word of its group as a person types it, and what is refused."
-import inspect, json, subprocess, sys, warnings
+import json, subprocess, sys
+from functools import partial
 from pathlib import Path
 import numpy as np, pytest, rasterio
 from PIL import Image
-from typer.testing import CliRunner
+import house
 from distortkit.commands.segment import FLAGS, app
 from distortkit.segment.scenes import draw_scene
 
-CLI = CliRunner()
 TINY = ['--patch-sizes','32','48','--student-dims','8','8','8','--student-depths','1','1','1','--batch-size','1','--device','cpu','--set','student.groups=2','--set','data.patch_size=32','--set','train.val_samples=1']
 
-def call(*words, code=0):
-    "A command in this process; what it said."
-    done = CLI.invoke(app, [*map(str, words)], prog_name='distortkit segment')
-    assert done.exit_code==code and (done.exception is None or isinstance(done.exception, SystemExit)), f"{words}: {done.exit_code} {done.output} {done.exception!r}"
-    return done.output
-
-def refused(*words):
-    "One sentence, exit code 1, no traceback."
-    said = call(*words, code=1); assert said.count('distortkit: ')==1 and 'Traceback' not in said; return said
-
-def tif(path, bands, **kw):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        with rasterio.open(path, 'w', driver='GTiff', count=len(bands), height=bands.shape[1], width=bands.shape[2], dtype=bands.dtype, crs='EPSG:32633', transform=rasterio.Affine(.5, 0, 5e5, 0, -.5, 52e5), **kw) as dst: dst.write(bands)
-    return path
+call,refused = (partial(f, app, prog_name='distortkit segment') for f in (house.call, house.refused))
+tif = partial(house.tif, crs='EPSG:32633', transform=rasterio.Affine(.5, 0, 5e5, 0, -.5, 52e5))
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
@@ -104,10 +90,16 @@ def test_rasters_are_learned_from_and_labelled(home):
     assert 'is there already' in refused('label', 'raw/images/r0.tif', '--k', 4, '-o', 'a.tif'); call('label', 'raw/images/r0.tif', '--k', 4, '-o', 'a.tif', '--overwrite')
 
 def test_runs_are_judged_beside_what_needs_no_learning(home):
-    said = call('eval', 'RUN', '--synthetic', '--seed', 123, '--n', 2, '--long-side', 64, '--draws', 20); r = json.loads((home/'runs/RUN/eval_land.json').read_text())
+    said = call('eval', 'RUN', '--synthetic', '--seed', 123, '--n', 2, '--long-side', 64, '--draws', 20, '-o', 'run.json'); r = json.loads((home/'run.json').read_text())
     assert list(r['ways'])[-2:]==['ours, no learning','RUN'] and {'Felzenszwalb','SLIC + merge','k-means'}<=set(r['ways']) and all(n in said for n in r['ways']) and 'one scale for all' in said and 'best scale of each' in said
-    call('eval', '--synthetic', '--n', 1, '--long-side', 64, '--no-peers', '--no-lines', '--draws', 0, '-o', 'sub/e.json'); before = (home/'sub/e.json').read_bytes()
-    assert 'is there already' in refused('eval', '--data', 'land', '--n', 1, '--long-side', 64, '--no-peers', '--no-lines', '--draws', 0, '-o', 'sub/e.json') and (home/'sub/e.json').read_bytes()==before
+
+def test_an_evaluation_is_written_where_asked_and_nowhere_else(home):
+    quick = ('--n', 1, '--long-side', 64, '--no-peers', '--no-lines', '--draws', 0); there = sorted(home.rglob('*'))
+    for runs in ((), ('default',), ('RUN',)): assert all(r in call('eval', *runs, '--synthetic', *quick) for r in runs)
+    assert sorted(home.rglob('*'))==there
+    call('eval', '--synthetic', *quick, '-o', 'sub/e.json'); before = (home/'sub/e.json').read_bytes()
+    assert 'is there already' in refused('eval', '--data', 'land', *quick, '-o', 'sub/e.json') and (home/'sub/e.json').read_bytes()==before
+    call('eval', '--data', 'land', *quick, '-o', 'sub/e.json', '--overwrite')
 
 def test_a_term_is_taken_away(home):
     said = call('ablate', '-o', 'ablation', '--terms', 'clusters', '--synthetic', '--steps', 1, *TINY, '--data', 'land', '--n', 1, '--long-side', 64, '--draws', 0)
@@ -117,7 +109,7 @@ def test_a_term_is_taken_away(home):
     (['train','--config','odd.py'], 'must be SegmentSettings'), (['train','--config','no.py'], 'no settings file'), (['train','--set','steps'], 'section.field=value'), (['train','--set','train.stepz=3'], 'did you mean steps'), (['train','--set','data.manifest_path=a.csv'], 'disabled'),
     (['train','--set','knobs.k_choices=[1]'], 'between 2 and'), (['train','--data-source','geotiff','--raster-paths','four.tif','--steps','1',*TINY], '4 bands'), (['train','--data-source','photos','--photos','nosuch','--steps','1',*TINY], 'no folder nosuch'), (['train','--data-source','video'], 'data.source'),
     (['train','--student-norm','layer'], 'student.norm'), (['build-shards','--header','no.yaml','-o','p'], 'no.yaml'), (['export','nosuch'], "no run 'nosuch'"), (['label','land.png','--k','1','-o','x.png'], '1'), (['label','land.png','--k','17','-o','x.png'], '17'),
-    (['label','four.tif','-o','x.tif'], '4 bands'), (['label','nosuch.tif','-o','x.tif'], 'nosuch.tif'), (['label','three.png','--k','2','-o','x.png'], 'too few for 2 classes'), (['label','land.png','-o','x.gif'], 'x.gif'), (['label','land.png','--run','nosuch','-o','x.png'], "no run 'nosuch'"), (['label','land.png','--run','raw','-o','x.png'], 'raw'),
+    (['label','four.tif','-o','x.tif'], '4 bands'), (['label','nosuch.tif','-o','x.tif'], 'nosuch.tif: there is no such file'), (['label','nosuch.tif','-o','x.png'], 'nosuch.tif: there is no such file'), (['label','three.png','--k','2','-o','x.png'], 'too few for 2 classes'), (['label','land.png','-o','x.gif'], 'x.gif'), (['label','land.png','--run','nosuch','-o','x.png'], "no run 'nosuch'"), (['label','land.png','--run','raw','-o','x.png'], 'raw'),
     (['eval','--data','nosuch'], 'neither photos nor land'), (['eval','nosuch'], "no run 'nosuch'"), (['ablate','-o','a','--terms','colour'], "no term 'colour'"), (['ablate','-o','a','--resume','auto'], 'leave --checkpoint_dir')])
 def test_a_mistake_is_one_sentence(home, words, said):
     before = {p: p.stat().st_mtime_ns for p in home.rglob('*') if p.is_file() and not p.is_relative_to(home/'bad')}; told = refused(*words, *(['--checkpoint_dir',str(home/'bad'/'-'.join(words[1:3]))] if words[0]=='train' else [])); assert said in told, told

@@ -1,20 +1,15 @@
 "A data set built by several processes, one of them killed, is the data set of one process; loaders of any number of workers and machines deal it out once."
-import json, os, signal, subprocess, sys, time, warnings
+import json, os, signal, subprocess, sys, time
 from collections import Counter
 from multiprocessing.reduction import ForkingPickler
-import numpy as np, pytest, rasterio
+import numpy as np, pytest
 from torch.utils.data import DataLoader
 from distortkit.core.data import make_loader, start_epoch
 from distortkit.core.files import DataError
 from distortkit.segment.build import JOURNAL, build_shards
 from distortkit.segment.scenes import draw_scene
 from distortkit.segment.shards import ShardStream, ShardTiles
-
-def tif(path, bands):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        with rasterio.open(path, 'w', driver='GTiff', count=len(bands), height=bands.shape[1], width=bands.shape[2], dtype=bands.dtype) as dst: dst.write(bands)
+from house import tif
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):

@@ -1,22 +1,14 @@
 "The selective tower from outside: the baseline's four commands on a toy folder, decisions from the bundle, the acceptance of phase 1, and what is refused."
 import csv, json, shutil, subprocess, sys
+from functools import partial
 from pathlib import Path
 import numpy as np, pytest, torch
-from typer.testing import CliRunner
+import house
 from distortkit.commands.selective import app
 
-CLI = CliRunner()
 QUICK = ['--image_size','32','--lr-head=2e-3','--grad_accum_steps','1','--set','mirror=false','--set','device=cpu']
 
-def call(*words, code=0):
-    "A command in this process; what it said."
-    done = CLI.invoke(app, [*map(str, words)], prog_name='distortkit selective')
-    assert done.exit_code==code and (done.exception is None or isinstance(done.exception, SystemExit)), f"{words}: {done.exit_code} {done.output} {done.exception!r}"
-    return done.output
-
-def refused(*words):
-    "One sentence, exit code 1, no traceback."
-    said = call(*words, code=1); assert said.count('distortkit: ')==1 and 'Traceback' not in said; return said
+call,refused = (partial(f, app, prog_name='distortkit selective') for f in (house.call, house.refused))
 
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory):
@@ -213,5 +205,5 @@ def test_a_published_backbone_is_named_and_checked(quick, toy, tmp_path):
 
 def test_a_run_as_one_page(run, tmp_path):
     from distortkit.cli import app as everything
-    done = CLI.invoke(everything, ['report', str(run), '-o', str(tmp_path/'page.html')]); assert done.exit_code==0, done.output
+    house.call(everything, 'report', run, '-o', tmp_path/'page.html')
     text = (tmp_path/'page.html').read_text(encoding='utf-8'); assert 'The rule is that of thresholds.json' in text and 'Risk and coverage' in text and 'src="http' not in text

@@ -216,10 +216,10 @@ _SIDE = Annotated[int, option('long_side', 'px; larger pictures are reduced')]
 _DRAWS = Annotated[int, option('draws', 'of the intervals; 0: none', min=0)]
 
 def _result(r, file, overwrite):
-    "Show an evaluation and write it."
+    "Show an evaluation, and write it where a file is named."
     from distortkit.segment.evaluate import difference_table, score_table, write_evaluation
     for table in (score_table(r), score_table(r, 'per_image', False), *([difference_table(r)] if r['draws'] else [])): typer.echo(f'{table}\n')
-    file.parent.mkdir(parents=True, exist_ok=True); typer.echo(write_evaluation(r, file, overwrite))
+    if file: file.parent.mkdir(parents=True, exist_ok=True); typer.echo(write_evaluation(r, file, overwrite))
 
 @app.command('eval')
 def evaluate(
@@ -229,24 +229,25 @@ def evaluate(
     seed: Annotated[int, option('seed', 'of the land')]=0,
     peers: Annotated[bool, typer.Option('--peers/--no-peers', help='beside Felzenszwalb, SLIC with merging, and k-means')]=True,
     lines: Annotated[bool, typer.Option('--lines/--no-lines', help='judge boundaries too, which takes most of the time')]=True,
-    output: Annotated[Optional[Path], option('output', 'JSON file to write  [eval_DATA.json in the first run folder, where it is replaced, else here]', '-o')]=None,
-    overwrite: Annotated[bool, typer.Option('--overwrite', help='replace the file of -o')]=False,
+    output: Annotated[Optional[Path], option('output', '.json for all numbers', '-o')]=None,
+    overwrite: Annotated[bool, typer.Option('--overwrite', help='replace what an earlier call wrote there')]=False,
 ):
     """Judge runs on pictures with known truth, side by side with what needs no learning.
 
     \b
-      distortkit segment eval RUN --data photos
+      distortkit segment eval default --data photos
       distortkit segment eval RUN other-run/export --data BSDS500 --split test --n 50 -o eval.json
       distortkit segment eval --synthetic --seed 123
     """
     data = 'land' if synthetic else data
+    if output and output.exists() and not overwrite: fail(f"{output} is there already: choose another name or --overwrite")
     with mistakes():
-        folders = {r: r if r=='default' else run_of(r) for r in runs or ()}; name = f'eval_{Path(data).name or "data"}.json'
+        folders = {r: r if r=='default' else run_of(r) for r in runs or ()}
         from distortkit.segment.evaluate import contestants, evaluate as judge
         from distortkit.segment.truths import truth_set
-        ways = contestants({Path(k).name: str(v) for k,v in folders.items()}, peers); place = next((f for f in folders.values() if f!='default'), Path('.'))
+        ways = contestants({Path(k).name: str(v) for k,v in folders.items()}, peers)
         r = judge(ways, truth_set(data, long_side, n, seed, split), 'ours, no learning', lines, draws, say=lambda t: typer.echo(t, err=True))
-        _result(r, output or place/name, overwrite or not output)
+        _result(r, output, overwrite)
 
 @app.command(cls=_Words)
 @_takes(FLAGS)

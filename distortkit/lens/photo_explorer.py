@@ -6,15 +6,15 @@
 __all__ = ['photo_choices', 'checkpoint_choices', 'Hand', 'PhotoExplorer']
 
 # %% ../../nbs/20_lens/95_photo_explorer.ipynb #78d6b387
-import html, tempfile, time
+import html, time
 from pathlib import Path
 from typing import NamedTuple
 
 from ipywidgets import HTML, HBox, Layout, VBox
 from ..core.compare import Compare
 from ..core.data import embedded_photos
-from ..core.files import DataError
-from ..core.form import Field, Form, error_sentence
+from ..core.form import Field, Form
+from ..core.opener import Opener, photo_form
 from ..core.picture import Picture
 from ..core.runs import runs_root
 from .nudge import by_hand, look_through, save_scene, straightness_sentence, with_lines
@@ -29,20 +29,20 @@ def photo_choices(
     return bent+[(str(f.args[0]), name) for name,f in sorted(embedded_photos().items(), key=lambda one: (one[0]!='brick', one[0]))] # a wall first: straight lines
 
 def checkpoint_choices(
-)->list: # of (path, label), newest run first; the first is none
+)->list: # of (path, label): none, the weights of the package where there are such, runs with the newest first
     "Checkpoints one can use."
     from distortkit.core.browse import find_runs
+    from distortkit.lens import shipped
     root,found = runs_root(),[r.path/c for r in find_runs() for c in r.checkpoints]
     found = [p for p in sorted(root.glob('*/best.pt')) if p not in found]+found # those without a diary, as of the demo, first
-    return [('','none: neutral numbers'), *((str(p), p.relative_to(root).as_posix()) for p in found)]
+    own = shipped.SHIPPED/shipped.FACTS; return [('','none: neutral numbers'), *([(str(own),'default')] if own.is_file() else []), *((str(p), p.relative_to(root).as_posix()) for p in found)]
 
 # %% ../../nbs/20_lens/95_photo_explorer.ipynb #dc1177d4
-_ENDINGS = '.jpg,.jpeg,.png,.tif,.tiff,.webp'
 _LABELS = dict(k1=('k1, radial',''), k2=('k2, radial',''), k3=('k3, radial',''), p1=('p1, tangential',''), p2=('p2, tangential',''), dcx=('dcx, right','½ long side'), dcy=('dcy, down','½ long side'), s=('s, zoom','×'))
 _MODEL = 'model'
 
 def _source_forms(photos, checkpoints):
-    return (Form([Field('photo', 'choice', 'Choose', options=photos), Field('upload', 'file', 'or upload', accept=_ENDINGS), Field('path', 'text', 'or its path'), Field('open', 'button', 'Open this path')], 'Photograph', reset=False),
+    return (photo_form(photos),
         Form([Field('checkpoint', 'choice', 'Checkpoint', options=checkpoints), Field('path', 'text', 'or path or run'), Field('load', 'button', 'Load this checkpoint')], 'Model', reset=False))
 
 def _nudge_form():
@@ -71,25 +71,21 @@ class Hand(NamedTuple):
     fill:bool # find s?
     rung:str # of the ladder, whose residual flow is kept; 'model' = the one in use
 
-class PhotoExplorer:
+class PhotoExplorer(Opener):
     "A photograph, a model's correction of it, and eight numbers to nudge."
     def __init__(self,
         photo:str|Path|None=None, # path, or name of a photograph of the kit; None = the first there is
-        checkpoint:str|Path='demo', # name of a run or path of a checkpoint; '' = none
+        checkpoint:str|Path|None=None, # 'default', name of a run or path of a checkpoint; '' = none; None = the weights of the package, else the run demo
     ):
         self.scene,self.corrector,self.proposal,self.hand,self.now,self.past = None,None,None,None,None,[]
-        self.folder,self._step = tempfile.TemporaryDirectory(prefix='uploads-', ignore_cleanup_errors=True),('',0.)
+        super().__init__(); self._step = ('',0.)
         photos = photo_choices(); (self.source,self.model),self.nudges,self.saving = _source_forms(photos, checkpoint_choices()),_nudge_form(),_save_form(runs_root().parent/'corrected')
         self.compare,self.candidates,self.said,self.straight = Compare(('before','after')),Picture(),HTML(),HTML()
         self.view = self._layout(); self._listen()
         named,first = {label: path for path,label in photos},photos[0][0]
+        if checkpoint is None: checkpoint = 'default' if 'default' in dict(map(reversed, checkpoint_choices())) else 'demo'
         self._try(self.model, self.use, checkpoint); self._try(self.source, self.open, named.get(str(photo), photo) or first)
         if self.scene is None: said = self.source.message; self.open(first); self.source.message = said
-
-    def _try(self, form, f, value):
-        "Do it, or say in the form why not."
-        try: f(value)
-        except (OSError, ValueError, RuntimeError) as e: form.say(error_sentence(e), 'error')
 
     def _layout(self):
         side = lambda grow,least,*kids: VBox(kids, layout=Layout(flex=f'{grow} 1 {least}px', min_width='0')); row = lambda *kids: HBox(kids, layout=Layout(flex_flow='row wrap'))
@@ -97,57 +93,27 @@ class PhotoExplorer:
         return VBox([row(side(1, 330, self.source), side(1, 330, self.model)), self.said, row(side(3, 460, self.compare, self.straight), side(2, 330, self.nudges)),
             self.candidates_title, self.candidates, self.saving], layout=Layout(width='100%'))
 
-    def _repr_mimebundle_(self, **kw): return self.view._repr_mimebundle_(**kw)
-
     def _listen(self):
-        for form,name,button,f in ((self.source,'photo','open',self.open), (self.model,'checkpoint','load',self.use)):
-            form.on_change(lambda v,_,form=form,name=name,f=f: self._chosen(form, name, f, v[name])); form.on_press(button, lambda form=form,f=f: self._typed(form, f))
+        self._offer(self.source, 'photo', 'open', self.open, 'photograph'); self._offer(self.model, 'checkpoint', 'load', self.use, 'checkpoint')
         self.source.on_file('upload', self.upload); self.nudges.on_change(lambda v,_: self.nudge(v)); self.nudges.on_press('undo', self.undo); self.nudges.on_press('back', self.back); self.saving.on_press('save', self.save)
 
     # which photograph, which model
-    _inuse = dict(photo='', checkpoint='')
-
-    def _chosen(self, form, name, f, value):
-        "Something was picked from a list; what cannot be used is not kept."
-        if value==self._inuse[name]: return
-        try: f(value)
-        except Exception: form.set(**{name: self._inuse[name]}); raise
-
-    def _typed(self, form, f):
-        if not (path := form.values['path'].strip()): raise ValueError(f"no path was typed: write where the {'photograph' if form is self.source else 'checkpoint'} lies")
-        f(path)
-
-    def _keep_choice(self, form, name, value, label):
-        "Show a value in a list, which may not hold it yet."
-        options = [tuple(o) for f in form.fields if f['name']==name for o in f['options']]
-        if value not in dict(options): form.options(name, [*options, (value, label)])
-        self._inuse = self._inuse|{name: value}; form.set(**{name: value})
-
     def open(self,
         path:str|Path, # JPEG, PNG, TIFF or WebP
     ):
         "Open a photograph and see what the model makes of it."
-        self.source.say(f'opening {Path(path).name} …', 'busy'); self.scene = open_scene(path); self._keep_choice(self.source, 'photo', str(path), Path(path).name)
+        self.source.say(f'opening {Path(path).name} …', 'busy'); self.scene = open_scene(path); self._use(self.source, 'photo', str(path), Path(path).name)
         self.saving.set(name=self.scene.path.name); self.saving.say(''); self._propose()
 
-    def upload(self,
-        name:str, # of the file
-        data:bytes, # its contents
-    ):
-        "Open a photograph that came through the browser."
-        place = Path(tempfile.mkdtemp(dir=self.folder.name)); path = place/(name if name.strip('. ') else 'photograph'); path.write_bytes(data)
-        try: self.open(path)
-        except DataError as e: raise DataError(str(e).replace(f'{place}/', '')) from None
-
     def use(self,
-        checkpoint:str|Path, # name of a run, path of a checkpoint; '' = none
+        checkpoint:str|Path, # 'default', name of a run, path of a checkpoint; '' = none
     ):
         "Correct with another checkpoint."
         self.model.say(f'loading {checkpoint} …' if checkpoint else '', 'busy'); corrector,path = None,''
         if checkpoint:
             from distortkit.lens.correct import Corrector, find_checkpoint
             path = find_checkpoint(checkpoint); corrector = Corrector.from_pretrained(path)
-        self.corrector = corrector; self._keep_choice(self.model, 'checkpoint', str(path), path and f'{path.resolve().parent.name}/{path.name}')
+        self.corrector = corrector; self._use(self.model, 'checkpoint', str(path), corrector.name if corrector else '')
         self.model.say(f"In use: {corrector.name}, {'with' if corrector.flow else 'without'} residual flow, on {corrector.device}." if corrector else '')
         if self.scene: self._propose()
 

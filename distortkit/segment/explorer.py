@@ -6,14 +6,13 @@
 __all__ = ['USED', 'known_models', 'known_photos', 'SegmentExplorer']
 
 # %% ../../nbs/30_segment/95_explorer.ipynb #928a5eb6
-import html, tempfile
+import html
 from pathlib import Path
 
 from ..core.compare import Compare
-from ..core.controls import error_sentence
 from ..core.data import embedded_photos
-from ..core.files import DataError
 from ..core.form import Field, Form
+from ..core.opener import Opener, photo_form
 from ..core.photo import read_photo
 from ..core.picture import picture_file
 from ..core.runs import runs_root
@@ -36,19 +35,18 @@ def known_photos()->list: # (name, name)
     first = ('coffee','chelsea','china','astronaut','rocket','flower','motorcycle'); names = embedded_photos(); return [(n,n) for n in (*(n for n in first if n in names), *sorted(set(names)-set(first)))]
 
 # %% ../../nbs/30_segment/95_explorer.ipynb #398d3e2c
-_ENDINGS = '.jpg,.jpeg,.png,.tif,.tiff,.webp'
 USED = dict(classes=('k','opacity'), soft=('k','lane','smooth','opacity'), probability=('k','which','lane','smooth'), pieces=('height','opacity'), edges=('height',), embeddings=(), superpixels=('level',)) # view -> controls it heeds
 _NAMES = dict(k='K', opacity='colour', lane='lane', smooth='smoothing', which='class', height='height', level='superpixels')
 
 def _forms(photos, models):
     "Controls of the photograph, of the network, and of the view."
-    return (Form([Field('photo', 'choice', 'Choose', options=photos), Field('upload', 'file', 'or upload', accept=_ENDINGS), Field('path', 'text', 'or its path'), Field('open', 'button', 'Open this path')], 'Photograph', reset=False),
+    return (photo_form(photos),
         Form([Field('model', 'choice', 'Network', '', options=models), Field('path', 'text', 'or a folder', help='of a run or an export'), Field('load', 'button', 'Load this network')], 'Seen through', reset=False),
         Form([Field('view', 'choice', 'View', 'classes', options=tuple(VIEWS.items())), Field('k', 'number', 'Classes, K', 6, low=2, high=MOST_CLASSES, step=1), Field('which', 'number', 'Class shown', 0, low=0, high=MOST_CLASSES-1, step=1),
             Field('height', 'number', 'Cut at height', .3, '', .02, .9, .01), Field('lane', 'choice', 'Lane', 'fast', options=('fast','none')), Field('smooth', 'number', 'Smoothing', 2, 'passes', 0, 12, 1),
             Field('level', 'choice', 'Superpixels', 'labels', options=tuple(LEVELS.items())), Field('opacity', 'number', 'Colour', 65., '%', 0., 100., 5.)], 'View'))
 
-class SegmentExplorer:
+class SegmentExplorer(Opener):
     "A photograph in parts, and what moves them."
     def __init__(self,
         photo=None, # path, or name of a photograph of the libraries; None = the first
@@ -57,38 +55,15 @@ class SegmentExplorer:
         side:int=SIDE, # px; longer photographs are looked at smaller
     ):
         import ipywidgets as W
-        self.sight,self.model,self.rgb,self.side,self.folder,self._inuse = None,None,None,side,tempfile.TemporaryDirectory(prefix='uploads-', ignore_cleanup_errors=True),dict(photo='', model='')
-        photos,models = known_photos(),known_models(root); self.lists = dict(photo=dict(photos), model=dict(models)); self.source,self.network,self.form = _forms(photos, models); self.compare,self.said = Compare(('photograph','classes')),W.HTML(); self.compare.mode = 'side'
+        super().__init__(); self.sight,self.model,self.rgb,self.side = None,None,None,side
+        photos,models = known_photos(),known_models(root); self.source,self.network,self.form = _forms(photos, models); self.compare,self.said = Compare(('photograph','classes')),W.HTML(); self.compare.mode = 'side'
         box = lambda grow,least,*kids: W.VBox(kids, layout=W.Layout(flex=f'{grow} 1 {least}px', min_width='0')); row = lambda *kids: W.HBox(kids, layout=W.Layout(flex_flow='row wrap', align_items='flex-start'))
         self.view = W.VBox([row(box(1, 330, self.source), box(1, 330, self.network)), row(box(1, 600, self.compare, self.said), box(0, 390, self.form))], layout=W.Layout(width='100%'))
-        for form,name,button,f in ((self.source,'photo','open',self.open), (self.network,'model','load',self.use)):
-            form.on_change(lambda v,_,form=form,name=name,f=f: self._chosen(form, name, f, v[name])); form.on_press(button, lambda form=form,f=f: self._typed(form, f))
+        self._offer(self.source, 'photo', 'open', self.open, 'photograph'); self._offer(self.network, 'model', 'load', self.use, 'run or the export')
         self.source.on_file('upload', self.upload); self.form.on_change(lambda v,_: self.update()); self._lanes()
         if model: self._try(self.network, self.use, model)
         first = photos[0][0] if photos else None; self._try(self.source, self.open, photo or first)
         if self.sight is None and first and photo: said = self.source.message; self.open(first); self.source.message = said
-
-    def _repr_mimebundle_(self, **kw): return self.view._repr_mimebundle_(**kw)
-
-    def _try(self, form, f, value):
-        "Do it, or say in the form why not."
-        try: f(value)
-        except (DataError, OSError, ValueError, RuntimeError, KeyError, TypeError) as e: form.say(error_sentence(e), 'error')
-
-    def _chosen(self, form, name, f, value):
-        "Something was picked from a list; what cannot be used is not kept."
-        if value==self._inuse[name]: return
-        try: f(value)
-        except Exception: form.set(**{name: self._inuse[name]}); raise
-
-    def _typed(self, form, f):
-        if not (path := form.values['path'].strip()): raise ValueError(f"no path was typed: write where the {'photograph' if form is self.source else 'run or the export'} lies")
-        f(path)
-
-    def _keep(self, form, name, value, label):
-        "Show in a list what is in use, which it may not hold yet."
-        if value not in self.lists[name]: self.lists[name][value] = label; form.options(name, self.lists[name].items())
-        self._inuse[name] = value; form.set(**{name: value})
 
     def open(self,
         photo, # name of a photograph of the libraries, or path of one
@@ -96,17 +71,8 @@ class SegmentExplorer:
         "Look at another photograph."
         if photo is None: raise ValueError("there is no photograph here: upload one, or type its path")
         known = embedded_photos(); name = str(photo); label = name if name in known else Path(name).name; self.source.say(f'opening {label} …', 'busy')
-        rgb = known[name]() if name in known else read_photo(Path(name).expanduser()).rgb8; self._see(rgb, self.model); self.rgb = rgb; self._keep(self.source, 'photo', name, label)
+        rgb = known[name]() if name in known else read_photo(Path(name).expanduser()).rgb8; self._see(rgb, self.model); self.rgb = rgb; self._use(self.source, 'photo', name, label)
         (H,W),(h,w) = rgb.shape[:2],self.sight.rgb.shape[:2]; self.source.say(f"{label}: {W}×{H} px{'' if (H,W)==(h,w) else f', looked at in {w}×{h} px'}, {self.sight.tree.tree.n} pieces to begin with."); self.update()
-
-    def upload(self,
-        name:str, # of the file
-        data:bytes, # its contents
-    ):
-        "Look at a photograph that came through the browser."
-        place = Path(tempfile.mkdtemp(dir=self.folder.name)); path = place/(Path(name).name.strip('. ') or 'photograph'); path.write_bytes(data)
-        try: self.open(path)
-        except DataError as e: raise DataError(str(e).replace(f'{place}/', '')) from None
 
     def use(self,
         model, # '' = none; 'default'; folder of a run or an export
@@ -115,7 +81,7 @@ class SegmentExplorer:
         name = str(model).strip(); self.network.say(f'loading {name} …' if name else '', 'busy'); folder = name if name in ('','default') else str(Path(name).expanduser())
         found = as_model(folder or None)
         if self.rgb is not None: self._see(self.rgb, found)
-        self.model = found; self._keep(self.network, 'model', folder, Path(folder).name); self._lanes(); self.update()
+        self.model = found; self._use(self.network, 'model', folder, Path(folder).name); self._lanes(); self.update()
 
     def _see(self, rgb, model): self.sight = Sight(rgb, model, self.side)
 

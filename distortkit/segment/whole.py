@@ -91,7 +91,9 @@ def label_whole(
     windows:int=24, # most that the classes are fitted on
 )->Path: # the file
     "Label a raster or a photograph of any size; class 0 is the largest of a fitted sample where the model has no seeds."
-    model = ColourCells() if model is None else model; k = (model if hasattr(model, 'check_k') else CellModel()).check_k(k); source,out = Path(source),Path(out); isphoto = source.suffix.lower() in PHOTOS
+    source,out = Path(source),Path(out); isphoto = source.suffix.lower() in PHOTOS
+    if not source.exists() and not source.as_posix().startswith('/vsi'): raise DataError(f"cannot read {source}: there is no such file")  # /vsi…: a place only GDAL knows
+    model = ColourCells() if model is None else model; k = (model if hasattr(model, 'check_k') else CellModel()).check_k(k)
     if side<STEP or side%STEP: raise ValueError(f"side of tiles must be a multiple of {STEP} px, got {side}")
     if out.suffix.lower() not in (('.tif','.tiff','.png') if isphoto else ('.tif','.tiff')): raise ValueError(f"{out}: labels of a {'photograph are written as .tif or .png' if isphoto else 'raster are written as .tif'}")
     kw = dict(side=side, seed=seed, progress=progress, windows=windows)

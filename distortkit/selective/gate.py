@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy import optimize, special, stats
 
 # %% ../../nbs/40_selective/63_gate.ipynb #f710aa1f
-from ..core.config import Settings
 from ..core.files import DataError
 from ..core.schemas import read_json, write_json
-from .thresholds import check_labels, check_probs, fallback, upper_bound
+from .thresholds import ExitRule, check_labels, check_probs, exit_report, fallback, upper_bound
 
 # %% ../../nbs/40_selective/63_gate.ipynb #420391ba
 def check_gate(
@@ -98,22 +97,11 @@ class GateCalibrator:
 # %% ../../nbs/40_selective/63_gate.ipynb #f457f98b
 _LADDER = special.expit(np.linspace(np.log(1e6), -4, 512))  # from strict to loose
 
-class GateRule(Settings):
+class GateRule(ExitRule):
     "When to answer, by the gate, and what is known about it."
     policy:Literal['asym','ltt']
     t0:float|None = Field(None, ge=0, le=1, description='answer 0 where the gate is at least this; null: never')
     t1:float|None = Field(None, ge=0, le=1, description='answer 1 where the gate is at least this; null: never')
-    target_fnr:float = Field(gt=0, lt=1, description='limit on missed positives among the positives that exit')
-    delta:float = Field(gt=0, lt=1, description='allowed probability that the limit does not hold')
-    report:dict = Field({}, description='what it did on the sample it was fitted to')
-
-    @model_validator(mode='after')
-    def _told_the_same(self):
-        if self.feasible!=bool(self.report.get('feasible', self.feasible)): raise ValueError("report.feasible and the thresholds contradict each other")
-        return self
-
-    @property
-    def feasible(self): return self.t0 is not None or self.t1 is not None
 
     def decide(self,
         gate_probs, # (N,) calibrated
@@ -142,7 +130,5 @@ def fit_gate_rule(
     level = np.where(np.logical_and.accumulate(p_value<=delta), delta, 0.) if policy=='asym' else fallback(p_value, np.where(np.arange(512)%32==0, delta/16, 0.))
     i = int(np.flatnonzero(level>0)[-1]) if (level>0).any() else None; t0 = None if i is None else float(_LADDER[i])
     rule = GateRule(policy=policy, t0=t0, t1=None if i is None else float(t1) if policy=='asym' else t0, target_fnr=target_fnr, delta=delta)
-    said = rule.decide(g, p); out = said>=0; share = lambda k,n,empty: float(k/n) if n else empty
-    n,n_pos,miss,alarm = (int(v.sum()) for v in (out, out&pos, (said==0)&pos, (said==1)&~pos)); level = delta if i is None else float(level[i])
-    return rule.model_copy(update=dict(report=dict(feasible=rule.feasible, coverage=share(n, len(y), 0.), exit_accuracy=share(n-miss-alarm, n, 0.), fnr_on_exits=share(miss, n_pos, 1.),
-        fpr_on_exits=share(alarm, n-n_pos, 0.), n=len(y), n_exits=n, n_pos_exits=n_pos, misses=miss, false_alarms=alarm, bound=float(upper_bound(miss, n_pos, level)), level=level)))
+    r = exit_report(rule, p, y, g); level = delta if i is None else float(level[i])
+    return rule.model_copy(update=dict(report=r|dict(feasible=rule.feasible, bound=float(upper_bound(r['misses'], r['n_pos_exits'], level)), level=level)))

@@ -51,9 +51,9 @@ class ExitRule(Settings):
         p = check_probs(probs); above = lambda c,t: np.zeros(len(p), bool) if t is None else p[:,c]>=t
         return np.where(above(1, self.t1)&(p[:,1]>=p[:,0]), 1, np.where(above(0, self.t0)&(p[:,0]>p[:,1]), 0, -1))
 
-    def exits(self, probs)->np.ndarray: # (N,) bool
+    def exits(self, *seen)->np.ndarray: # (N,) bool; `seen`: what `decide` takes
         "Where it answers."
-        return self.decide(probs)>=0
+        return self.decide(*seen)>=0
 
 # %% ../../nbs/40_selective/60_thresholds.ipynb #43df9dda
 def upper_bound(
@@ -69,9 +69,10 @@ def exit_report(
     rule:ExitRule, # any
     probs, # (N,2)
     labels, # (N,) 0 or 1
+    gate=None, # (N,) for a rule that decides by a gate
 )->dict: # coverage, exit_accuracy, fnr_on_exits, fpr_on_exits, n, n_pos, n_exits, n_pos_exits, misses, false_alarms
     "What a rule does on labelled pictures."
-    said,y = rule.decide(probs),check_labels(labels, len(probs)); out = said>=0
+    said,y = rule.decide(probs) if gate is None else rule.decide(gate, probs),check_labels(labels, len(probs)); out = said>=0
     share = lambda k,n,empty: float(k/n) if n else empty
     n,pos,miss,alarm = (int(v.sum()) for v in (out, out&(y==1), (said==0)&(y==1), (said==1)&(y==0)))
     return dict(coverage=share(n, len(y), 0.), exit_accuracy=share(n-miss-alarm, n, 0.), fnr_on_exits=share(miss, pos, 1.), fpr_on_exits=share(alarm, n-pos, 0.),

@@ -32,8 +32,9 @@ from .offline import OFFLINE, offline_rows
 from .parts import VAL_PARTS, make_splits, read_splits, write_splits
 from .pictures import LabelledPictures
 from .pretrain import PretrainSettings, pretrain
+from .reliability import summarise
 from .settings import SelectiveSettings, check_phase, load_config, record_phase, save_config
-from .step import SelectiveStep, summarise
+from .step import SelectiveStep
 
 # %% ../../nbs/40_selective/75_train.ipynb #cdfaafba
 def settled_rows(
