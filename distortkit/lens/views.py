@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import cv2, numpy as np, torch
 import torch.nn.functional as F
-from .curves import CURVE_FIELDS, CURVE_POINTS
+from .curves import CURVE_FIELDS, CURVE_POINTS, LEAST
 from .warps import Lenses, frame_halves, frame_points
 
 # %% ../../nbs/20_lens/24_views.ipynb #9879848b
@@ -87,6 +87,14 @@ def render(
     return cv2.remap(source, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 # %% ../../nbs/20_lens/24_views.ipynb #81ad4b70
+def _cut(seen, inside):
+    "(B,N,16,2) the longest piece of each curve that lies inside, with as many points; its number of points before (B,N)."
+    now = most = last = np.zeros(inside.shape[:2], int)
+    for i in range(CURVE_POINTS): now = (now+1)*inside[...,i]; last = np.where(now>most, i, last); most = np.maximum(most, now)
+    at = (last-np.maximum(most-1, 0))[...,None]+np.maximum(most-1, 0)[...,None]*np.arange(CURVE_POINTS)/(CURVE_POINTS-1); low = np.floor(at).astype(int).clip(0, CURVE_POINTS-2)
+    take = lambda k: np.take_along_axis(seen, k[...,None], 2)
+    return take(low)+(at-low)[...,None]*(take(low+1)-take(low)), most
+
 def bend_tokens(
     tokens:np.ndarray, # (B,N,36) of the sources
     mask:np.ndarray, # (B,N) bool
@@ -97,8 +105,8 @@ def bend_tokens(
     "Curves as the lens would have shown them in this view."
     n = 2*CURVE_POINTS
     points = tokens[...,:n].reshape(*tokens.shape[:2], CURVE_POINTS, 2).astype(float)
-    seen = lenses.see(views.from_source(points))
-    mask = mask & (np.abs(seen)<=half).all((2,3))
-    out = np.concatenate([seen.reshape(*tokens.shape[:2], n), tokens[...,n:]], -1)
-    out[...,CURVE_FIELDS.index('pixel')] /= views.size[:,None]
+    seen = lenses.see(views.from_source(points)); seen,many = _cut(seen, (np.abs(seen)<=half).all(-1))
+    out = np.concatenate([seen.reshape(*tokens.shape[:2], n), tokens[...,n:]], -1); pixels,pixel = (CURVE_FIELDS.index(f) for f in ('pixels','pixel'))
+    out[...,pixel] /= views.size[:,None]; out[...,pixels] *= (many-1).clip(0)/(CURVE_POINTS-1)
+    mask = mask & (many>=LEAST[0]) & (np.hypot(*np.moveaxis(seen[...,-1,:]-seen[...,0,:], -1, 0))>=LEAST[1]*out[...,pixel])
     return np.where(mask[...,None], out, 0).astype(np.float32), mask
