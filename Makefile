@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs from .venv; `make setup PYTHON=python3.12` chooses the interpreter.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser nbs lab workbench clean
+.PHONY: help setup demo weights test test-browser nbs lab workbench clean
 export PYTHON BIND PORT IDLE
 # threads that wait spin for some microseconds, then sleep: twice as fast as never spinning, and kind to a busy machine
 export GOMP_SPINCOUNT := 20000
@@ -20,6 +20,9 @@ setup: $(READY) ## make .venv from constraints.txt; nothing to do when it is the
 
 demo: $(READY) ## train stages 1 to 3 and correct photographs; ends with a table and a report
 	@.venv/bin/distortkit demo
+
+weights: $(READY) ## train the shipped lens weights from nothing (hours; resumes); PHOTOS= and PANORAMAS= name folders
+	@.venv/bin/distortkit weights --resume $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(PANORAMAS),--panoramas "$(PANORAMAS)") $(WEIGHTS)
 
 test: $(READY) ## run every notebook, the laws of the house and the end-to-end tests
 	@.ci/test

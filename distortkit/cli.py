@@ -19,6 +19,7 @@ from .commands.correct import correct
 from .commands.door import fail
 from .commands.infer import infer_test
 from .commands.report import report
+from .commands.weights import weights
 
 # %% ../nbs/80_cli/10_cli.ipynb #b2c9e5e3
 app = typer.Typer(name='distortkit', add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -28,11 +29,12 @@ def _front_door():
     """Straighten photographs, and train the models that do it.
 
     \b
-    The first time (trains a small model in minutes, then corrects photographs):
-      distortkit demo
-    \b
-    Correct photographs with it; originals are never touched:
+    Correct photographs, with the weights of the package; originals are never touched:
       distortkit correct holiday/*.jpg -o straight
+    \b
+    Train a small model in minutes and see the whole job once; make the weights of the package anew in hours:
+      distortkit demo
+      distortkit weights --photos PHOTOS --panoramas PANORAMAS --resume
     \b
     One profile from many photographs of a lens, for darktable or OpenCV:
       distortkit calibrate holiday/24mm -o own24.xml --to lensfun
@@ -58,8 +60,7 @@ def _front_door():
       distortkit segment train --config demo --checkpoint_dir demo
       distortkit segment label land.tif --run demo --k 8 -o classes.tif
     \b
-    See which settings are shipped, and what is in one:
-      distortkit configs
+    See what is in the settings that are shipped:
       distortkit configs lens/train/debug_smoke
     \b
     `distortkit COMMAND --help` tells more. Runs land in outputs/runs, or where $DISTORTKIT_RUNS says.
@@ -162,6 +163,7 @@ def train(
 # %% ../nbs/80_cli/10_cli.ipynb #3fc0752e
 app.command()(correct)
 app.command()(calibrate)
+app.command()(weights)
 app.command('infer-test')(infer_test)
 app.command()(report)
 for group in (data, proxy, profile, qa, bench, judging, selective, segment): app.add_typer(group.app)

@@ -10,6 +10,7 @@ from house import ROOT
 
 INI = ConfigParser(delimiters=['='], interpolation=None); INI.read(ROOT/'settings.ini')
 LINES = [Requirement(l) for l in (ROOT/'constraints.txt').read_text().splitlines() if l.strip() and not l.startswith('#')]
+WEIGHTS = 'model.json','model.safetensors','seer.safetensors','gate.json','metrics.json'
 PINS = {canonicalize_name(r.name): r for r in LINES if r.marker is None or r.marker.evaluate()}
 
 def closure(names):
@@ -48,6 +49,7 @@ def wheel(tmp_path_factory):
     at = tmp_path_factory.mktemp('build')
     for name in ('settings.ini','setup.py','MANIFEST.in','README.md','LICENSE','constraints.txt'): shutil.copy(ROOT/name, at)
     for name in ('distortkit','nbs/stages'): shutil.copytree(ROOT/name, at/name, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in WEIGHTS: (at/'distortkit/weights/lens').mkdir(exist_ok=True); (at/'distortkit/weights/lens'/name).touch() # also where this tree has none
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '.', '--no-deps', '--no-build-isolation', '--no-index', '-q', '-w', 'out'], cwd=at, check=True,
                    env={**os.environ, 'PIP_DISABLE_PIP_VERSION_CHECK': '1'})
     return zipfile.ZipFile(next((at/'out').glob('*.whl')))
@@ -57,6 +59,7 @@ def test_the_wheel_holds_all_it_needs(wheel):
     for p in (ROOT/'distortkit').rglob('*'):
         if p.is_file() and '__pycache__' not in p.parts: assert p.relative_to(ROOT).as_posix() in names
     for p in (ROOT/'nbs/stages').glob('*.ipynb'): assert wheel.read(f'distortkit/stages/{p.name}')==p.read_bytes()
+    assert {f'distortkit/weights/lens/{n}' for n in WEIGHTS}|{'distortkit/weights/segment/model.npz'}<=names
     assert not [n for n in names if n.startswith(('nbs/','tests/'))]
 
 def test_the_wheel_has_the_command(wheel):

@@ -68,6 +68,12 @@ def _while(seconds):
     "A time in words."
     return f'{seconds:.0f} s' if seconds<100 else f'{seconds/60:.0f} min' if seconds<6000 else f'{seconds/3600:.1f} h'
 
+def _finding(line):
+    "What was found out about a photograph that was read."
+    if line['mode_used']=='declined': return f"left alone: {_text(line['reason'])}" if line.get('reason') else 'left alone'
+    px,between = line.get('displacement_px'),line.get('interval_px')
+    return line['mode_used'] if px is None or not between else f"{line['mode_used']}  displacement {px:.1f} px (90 %: {between[0]:.1f} to {between[1]:.1f})"
+
 class Progress:
     "Tells how far the work is."
     def __init__(self,
@@ -94,8 +100,8 @@ class Progress:
         if self.bar: self.bar.update()
         count = f'[{self.done}/{self.total}]'
         if line['error']: self.say(f"{count} {_text(src)}: skipped: {_text(line['error'])}", err=True)
-        elif not self.bar:
-            told = '  '.join([line['mode_used'], f"{line['seconds']:.1f} s", *([f'{_while(left)} left'] if self.done<self.total else []), *line['warnings'], *map(_text, line['notes'])])
+        else:
+            told = '  '.join([_finding(line), f"{line['seconds']:.1f} s", *([f'{_while(left)} left'] if self.done<self.total and not self.bar else []), *line['warnings'], *map(_text, line['notes'])])
             self.say(f"{count} {_text(src)} -> {_text(line['file'])}  {told}")
 
     def close(self):
@@ -173,7 +179,7 @@ def _go(photos, output, order, workers, overwrite, sheet, dry, missing):
 def correct(
     photos: Annotated[list[str], typer.Argument(help='files, folders, patterns in quotes')],
     output: Annotated[Path, typer.Option('-o', '--output', help='folder for the corrected photographs; made when missing')],
-    checkpoint: Annotated[str, typer.Option(help='name of a run, or path of a checkpoint')]='demo',
+    checkpoint: Annotated[str, typer.Option('-c', '--checkpoint', help="'default': the weights of the package; or name of a run, path of a checkpoint or of a folder of weights")]='default',
     recursive: Annotated[bool, typer.Option('-r', '--recursive', help='folders within folders too, mirrored in the output folder')]=False,
     overwrite: Annotated[bool, typer.Option('--overwrite', help='do everything again and replace what is there')]=False,
     quality: Annotated[int, typer.Option(min=1, max=100, help='of JPEG and WebP files')]=95,
@@ -189,14 +195,14 @@ def correct(
 
     \b
       distortkit correct holiday/*.jpg -o straight
-      distortkit correct holiday -o straight --recursive --checkpoint outputs/runs/stage2_hybrid/best.pt
+      distortkit correct holiday -o straight --recursive -c demo
       distortkit correct 'holiday/**/*.jpg' -o straight --quality 90 --subsampling 4:2:0 --workers 4
     \b
     The output folder holds
       the photographs, and beside each what was found out, as NAME.metadata.json
-      metadata.jsonl   the same for all, a line each: source, file, mode_used, safety, jacobian,
-                       warnings, params, seconds, and error for those that failed; lines are appended
-                       while it works (the last one about a file counts) and put in order at the end
+      metadata.jsonl   the same for all, a line each: source, file, mode_used, displacement_px,
+                       interval_px, safety, jacobian, warnings, params, seconds, and error for
+                       those that failed; lines are appended while it works (the last one about a file counts) and put in order at the end
       index.html       before and after, to look at
     \b
     The same call again does only what is new: another photograph, a changed one, other

@@ -19,8 +19,8 @@ def _models(checkpoints):
     "Name -> method, of checkpoints; the network of the package where there is one and nothing else is asked for."
     from distortkit.lens.answers import ByModel
     from distortkit.lens.correct import Corrector
-    import distortkit
-    default = ['default'] if (Path(distortkit.__file__).parent/'weights'/'lens').is_dir() else []
+    from distortkit.lens import shipped
+    default = ['default'] if (shipped.SHIPPED/shipped.FACTS).is_file() else []
     models = {c: Corrector.from_pretrained(c) for c in (default if checkpoints is None else checkpoints) if c!='none'}
     short = {c: m.name if len({o.name for o in models.values()})==len(models) else c for c,m in models.items()}
     return {short[c]: ByModel(m) for c,m in models.items()}

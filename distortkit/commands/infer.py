@@ -29,7 +29,7 @@ def progress(
 def infer_test(
     input_dir: Annotated[Path, typer.Argument(help='folder of images')],
     output_dir: Annotated[Path, typer.Argument(help='folder for the results, of the same names and sizes; made when missing')],
-    checkpoint_id: Annotated[Optional[str], typer.Option(help='name of a run, or what to call the checkpoint of --checkpoint-path')]=None,
+    checkpoint_id: Annotated[Optional[str], typer.Option(help="'default': the weights of the package; name of a run; or what to call the checkpoint of --checkpoint-path")]=None,
     checkpoint_path: Annotated[Optional[str], typer.Option(help='a .pt file or a run folder; neither: images pass unchanged')]=None,
     model_config: Annotated[Optional[str], typer.Option(help='shipped name or .yaml file; must agree with the checkpoint, needed for bare weights')]=None,
     device: Annotated[Optional[str], typer.Option(help='cpu, cuda, mps or auto')]=None,
@@ -43,6 +43,7 @@ def infer_test(
 
     \b
       distortkit infer-test photos baseline
+      distortkit infer-test photos results --checkpoint-id default
       distortkit infer-test photos results --checkpoint-path outputs/runs/stage3_finetune/best.pt
       distortkit infer-test photos results --checkpoint-id stage3_finetune --device cuda --config-path judge.yaml
     \b

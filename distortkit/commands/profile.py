@@ -104,7 +104,7 @@ def _of_photos(places, checkpoint, device, mixed, as_json):
 def fit(
     output: Annotated[Path, typer.Option('-o', '--output', help='profile to write; .yaml or .json')],
     photos: Annotated[Optional[list[str]], typer.Argument(help='photographs of one lens at one focal length: files, folders, patterns in quotes')]=None,
-    checkpoint: Annotated[str, typer.Option(help='name of a run, or path of a checkpoint')]='demo',
+    checkpoint: Annotated[str, typer.Option('-c', '--checkpoint', help="'default': the weights of the package; or name of a run, path of a checkpoint")]='default',
     points: Annotated[Optional[Path], typer.Option(help='CSV of x, y straight and x, y seen, px, instead of photographs')]=None,
     size: Annotated[Optional[str], typer.Option(metavar='WIDTHxHEIGHT', help='with --points: of the photograph, px')]=None,
     any_lens: Annotated[bool, typer.Option('--any-lens', help='believe that it is one lens, whatever EXIF says')]=False,
@@ -116,7 +116,7 @@ def fit(
 
     \b
     Photographs; each counts by what it knows, one that disagrees with the others counts less:
-      distortkit profile fit holiday/24mm/*.jpg -o own24.yaml --checkpoint outputs/runs/stage1_param_only/best.pt
+      distortkit profile fit holiday/24mm/*.jpg -o own24.yaml
     \b
     Pairs of points measured on a known pattern (x_straight, y_straight, x_seen, y_seen):
       distortkit profile fit --points pairs.csv --size 6000x4000 -o own24.yaml

@@ -53,9 +53,10 @@ class ByModel:
     def guess(self,
         rgb:np.ndarray, # (H,W,3) uint8
     )->Guess:
-        "What the model says even where it would decline; its zoom is worked into the other numbers."
+        "What the model says even where it would decline, as doubtful as its gate has it; its zoom is worked into the other numbers."
         e = self.corrector.estimate(rgb); p = e.params.double().numpy(); scale = p[7]**-np.array([2,4,6,1,1,0,0.])
-        c = np.zeros((7,7)) if e.covariance is None else e.covariance[:7,:7].double().numpy()
+        c = np.zeros((7,7)) if e.covariance is None else e.covariance[:7,:7].double().numpy(); gate = getattr(self.corrector, 'gate', None)
+        c = c*gate.scale if gate else c
         flow = {} if e.residual_flow is None else dict(residual_flow=e.residual_flow)
         return Guess(p[:7]*scale, c*scale*scale[:,None], dict(curves=e.curves, declined=e.code)|flow)
 

@@ -24,12 +24,12 @@ from .folder import Ledger, conclude, open_folder, plan_jobs
 @dataclass(frozen=True)
 class Order:
     "How photographs are corrected."
-    checkpoint:str # name of a run, or path
+    checkpoint:str # 'default', name of a run, or path
     quality:int=95 # of JPEG and WebP, 1..100
     subsampling:str='4:4:4' # of JPEG; or 4:2:2, 4:2:0
     device:str|None=None # cpu, cuda, mps, auto; None: cuda where there is one
     thumbs:bool=True # small pictures for the contact sheet?
-    digest:str='' # sha256 of the checkpoint file, once checked
+    digest:str='' # sha256 of the checkpoint file, once checked; that of a bundle's model.json stands for all its files
 
     @property
     def key(self):

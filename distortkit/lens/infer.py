@@ -27,6 +27,7 @@ from .judge import CorrectSettings
 from .params import NEUTRAL, PARAM_NAMES
 from .qa import list_images
 from .safety import evaluate_safety
+from .shipped import FACTS, essential
 from ..core.schemas import read_json, utc_now, write_json
 
 # %% ../../nbs/20_lens/87_infer.ipynb #6aff6ba5
@@ -51,7 +52,8 @@ def _settings_file(name, kind):
 
 def _built(path, wanted, device, settings):
     "A corrector from a checkpoint, or from bare weights and the settings of their model."
-    extra = {} if path.suffix=='.safetensors' else load_checkpoint(path, require=()).get('extra') or {}
+    if path.name==FACTS: extra,wanted = dict(model_settings=''),wanted and essential(wanted, 'stage1')
+    else: extra = {} if path.suffix=='.safetensors' else load_checkpoint(path, require=()).get('extra') or {}
     if 'model_settings' not in extra:
         if wanted is None: raise CheckpointError(f"{path} holds no lens model, or bare weights: the settings of their model (model_config) are needed too")
         model = HybridModel(wanted.model_copy(update=dict(pretrained_backbone=False))); load_weights(model, path)
@@ -62,8 +64,8 @@ def _built(path, wanted, device, settings):
     return made
 
 def open_corrector(
-    checkpoint_id:str|None=None, # name of a run, or what to call the checkpoint that a path names
-    checkpoint_path:str|Path|None=None, # file or run folder; neither: the neutral model
+    checkpoint_id:str|None=None, # 'default', name of a run, or what to call the checkpoint that a path names
+    checkpoint_path:str|Path|None=None, # file, run folder or bundle; neither: the neutral model
     model_config:str|None=None, # shipped name or .yaml file of the model's settings
     device:str|None=None, # cpu, cuda, mps or auto
     config_path:str|Path|None=None, # .yaml file of `CorrectSettings`
@@ -75,6 +77,7 @@ def open_corrector(
         path = find_checkpoint(checkpoint_path or checkpoint_id)
         told = dict(id=checkpoint_id or f'{path.resolve().parent.name}/{path.name}', sha256=file_sha256(path))
     made = _built(path, wanted, device, settings) if told else Neutral()
+    if told and not checkpoint_id and path.name==FACTS: told['id'] = made.name
     return made,dict(checkpoint=told, model_config=_settings_file(model_config, 'lens/model'), config=_settings_file(config_path, 'lens/correct'),
         settings=(made.settings if told else settings).model_dump(mode='json'), device=str(made.device))
 

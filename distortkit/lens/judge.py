@@ -65,7 +65,7 @@ class Estimate:
     curves:int=0 # found
     bending_px:float=0. # predicted, px of a 512 px long side
     bending_sd_px:float|None=None # its standard deviation
-    displacement_px:float|None=None # predicted mean displacement, px of the photograph; where a gate was asked
+    displacement_px:float|None=None # predicted mean displacement, px of the photograph; where there is a covariance
     interval_px:tuple|None=None # 90 % of it
     code:str|None=None # why the photograph is left alone, as one word
     reason:str|None=None # the same as a sentence
@@ -104,11 +104,11 @@ def judge(
     limit:tuple|None=None, # of k1..dcy where curves gave the numbers; None: they did not, and need not be there
     gate:Gate|None=None, # of the model; asked where there is a covariance
     size:tuple=(342,512), # height, width px of the photograph
-)->Estimate: # the same, with displacement and interval where there is a gate, or declined
+)->Estimate: # the same, with displacement and interval where there is a covariance, or declined
     "What remains of an estimate."
     code,reason = _disbelief(est, settings, limit)
-    if gate is not None and est.covariance is not None and est.params.isfinite().all() and est.covariance.isfinite().all():
+    if est.covariance is not None and est.params.isfinite().all() and est.covariance.isfinite().all():
         guess = Guess(est.params[:7].double().cpu().numpy(), est.covariance[:7,:7].double().cpu().numpy(), {} if limit is None else dict(curves=est.curves))
-        _,px,between = displacement(gate.widened(guess), size); est = replace(est, displacement_px=px, interval_px=between)
-        if not code: code,reason = gate.decline(guess, size)
+        _,px,between = displacement(gate.widened(guess) if gate else guess, size); est = replace(est, displacement_px=px, interval_px=between)
+        if gate and not code: code,reason = gate.decline(guess, size)
     return est.decline(code, reason) if code else est

@@ -34,10 +34,11 @@ def sheet_card(
     shown = {k: _address(p) if Path(p).suffix.lower() in SHOWN else None for k,p in (('before',source), ('after',file))}
     small = [_address(t) if (Path(folder)/t).exists() else None for t in thumb_paths(file)]
     before = None if failed else small[0] or shown['before'] or (shown['after'] if same else None)
-    h,w = (line.get(k) or 0 for k in ('height','width')); bend = line.get('bending_px')
+    h,w = (line.get(k) or 0 for k in ('height','width')); bend,px,between = (line.get(k) for k in ('bending_px','displacement_px','interval_px'))
     return dict(name=_readable(file), mode=line['mode_used'] or 'failed', before=before, after=before if same else None if failed else small[1] or shown['after'],
         file=None if failed else _address(file), source=_address(source), big=None if failed or None in shown.values() else [shown['before'], shown['after']],
         width=w, height=h, bend=None if failed or bend is None else round(bend, 2), far=None if failed or bend is None or same else round(bend*max(h, w)/512, 1),
+        px=None if failed or px is None or not between else [round(v, 1) for v in (px, *between)],
         warnings=list(line.get('warnings') or []), notes=[_readable(n) for n in line.get('notes') or []], why=_readable(line.get('error') or line.get('reason') or ''), code=line.get('code') or '',
         params=None if failed or same else line.get('params'))
 
@@ -87,7 +88,8 @@ function picture(p,large){
   fit(pic,p,large);return pic}
 function facts(p){
   const out=[modes[p.mode]||p.mode];
-  if(p.far!=null)out.push(`moves up to ${p.far<10?p.far:Math.round(p.far)} px`);
+  if(p.px&&p.mode!=='declined')out.push(`displacement ${p.px[0]} px, 90 %: ${p.px[1]} to ${p.px[2]}`);
+  else if(p.far!=null)out.push(`moves up to ${p.far<10?p.far:Math.round(p.far)} px`);
   if(p.width)out.push(`${p.width} × ${p.height}`);
   return out.join(' · ')}
 function text(p){
