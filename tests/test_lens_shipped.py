@@ -124,6 +124,13 @@ def test_another_gate_is_another_key(home, tmp_path):
     b = save_bundle(tmp_path/'b', home/'runs/small/best.pt', gate=Gate(risk_px=1.)); first = check_order(Order(str(b), device='cpu')).key
     save_bundle(b, home/'runs/small/best.pt', gate=Gate(risk_px=2.), overwrite=True); assert check_order(Order(str(b), device='cpu')).key!=first
 
+def test_always_opens_the_gate_and_is_another_order(home, tmp_path):
+    b = save_bundle(tmp_path/'b', home/'runs/small/best.pt', gate=Gate(scale=2.)); Image.fromarray(embedded_photos()['motorcycle']()).save(tmp_path/'a.png'); facts = []
+    for more in ([], ['--always']):
+        code,said = call(home, 'correct', tmp_path/'a.png', '-o', tmp_path/'out', '-c', b, '--device', 'cpu', '--workers', 1, *more); assert code==0, said
+        facts.append(json.loads((tmp_path/'out/a.metadata.json').read_text()))
+    assert facts[0]['code']=='NO_PROMISE' and facts[1]['code'] not in ('NO_PROMISE','DOUBT','NEARLY_STRAIGHT') and facts[0]['interval_px']==facts[1]['interval_px'], facts
+
 def test_a_tree_without_weights_says_what_to_do(home, tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, 'SHIPPED', tmp_path/'none'); Image.new('RGB', (160,120), 'grey').save(tmp_path/'a.png')
     for words in (['correct',tmp_path/'a.png','-o',tmp_path/'out'], ['calibrate',tmp_path/'a.png'], ['profile','fit',tmp_path/'a.png','-o',tmp_path/'a.yaml'], ['infer-test',tmp_path,tmp_path/'out','--checkpoint-id','default']):

@@ -184,6 +184,7 @@ def correct(
     overwrite: Annotated[bool, typer.Option('--overwrite', help='do everything again and replace what is there')]=False,
     quality: Annotated[int, typer.Option(min=1, max=100, help='of JPEG and WebP files')]=95,
     subsampling: Annotated[str, typer.Option(help='of the colour in JPEG files: 4:4:4, 4:2:2 or 4:2:0')]='4:4:4',
+    always: Annotated[bool, typer.Option('--always', help='correct also where the evidence is thinner than the doubt; nothing is promised then')]=False,
     workers: Annotated[Optional[int], typer.Option(min=1, max=256, help='photographs worked on at a time  [as cores and memory allow]')]=None,
     device: Annotated[Optional[str], typer.Option(help='cpu, cuda, mps or auto')]=None,
     sheet: Annotated[bool, typer.Option('--sheet/--no-sheet', help='write index.html, which shows before and after')]=True,
@@ -196,6 +197,7 @@ def correct(
     \b
       distortkit correct holiday/*.jpg -o straight
       distortkit correct holiday -o straight --recursive -c demo
+      distortkit correct holiday -o bold --always
       distortkit correct 'holiday/**/*.jpg' -o straight --quality 90 --subsampling 4:2:0 --workers 4
     \b
     The output folder holds
@@ -214,5 +216,5 @@ def correct(
     if output.exists() and not output.is_dir(): fail(f'-o {_text(output)} is a file; it must be a folder')
     found,missing = _find(photos, recursive, output)
     from distortkit.lens.batch import Order, default_workers
-    order = Order(checkpoint, quality, subsampling, device, sheet)
+    order = Order(checkpoint, quality, subsampling, device, sheet, always)
     if code := _go(found, output, order, workers or default_workers(len(found)), overwrite, sheet, dry_run, missing): raise typer.Exit(code)

@@ -29,19 +29,22 @@ class Order:
     subsampling:str='4:4:4' # of JPEG; or 4:2:2, 4:2:0
     device:str|None=None # cpu, cuda, mps, auto; None: cuda where there is one
     thumbs:bool=True # small pictures for the contact sheet?
+    always:bool=False # correct also where the gate would decline?
     digest:str='' # sha256 of the checkpoint file, once checked; that of a bundle's model.json stands for all its files
 
     @property
     def key(self):
-        said = {k: v for k,v in asdict(self).items() if k in ('quality','subsampling','digest')}
+        said = {k: v for k,v in asdict(self).items() if k in ('quality','subsampling','digest') or k=='always' and v}
         return hashlib.sha256(json.dumps(dict(said, version=__version__), sort_keys=True).encode()).hexdigest()[:16]
 
 @lru_cache(maxsize=1)
-def _corrector(path, digest, device):
+def _corrector(path, digest, device, always=False):
     "The model; loaded once in a process."
     from distortkit.lens.correct import Corrector
     if file_sha256(path)!=digest: raise DataError(f"{path} changed while it was in use; call again")
-    return Corrector.from_pretrained(path, device)
+    made = Corrector.from_pretrained(path, device)
+    if always and made.gate: made.gate = made.gate.opened()
+    return made
 
 def check_order(
     order:Order, # as typed
@@ -50,7 +53,7 @@ def check_order(
     from inspect import signature
     from distortkit.lens.correct import find_checkpoint
     path = str(find_checkpoint(order.checkpoint).resolve()); order = replace(order, checkpoint=path, digest=file_sha256(path))
-    takes = signature(_corrector(path, order.digest, order.device).correct_file).parameters
+    takes = signature(_corrector(path, order.digest, order.device, order.always).correct_file).parameters
     if order.subsampling!='4:4:4' and 'subsampling' not in takes: raise ValueError(f"this version writes JPEG as 4:4:4 only, not {order.subsampling}")
     return order
 
@@ -105,7 +108,7 @@ def correct_one(
         if src.is_file(): s = src.stat(); line |= dict(source_bytes=s.st_size, source_mtime_ns=s.st_mtime_ns, source_sha256=file_sha256(src))
         with _one_thread(),pixel_limit(),warnings.catch_warnings(record=True) as told:
             warnings.simplefilter('always', UserWarning); notes,icc = _header(src)
-            corrector = _corrector(order.checkpoint, order.digest, order.device)
+            corrector = _corrector(order.checkpoint, order.digest, order.device, order.always)
             extra = {} if order.subsampling=='4:4:4' else dict(subsampling=order.subsampling)
             facts = corrector.correct_file(src, stage/name, overwrite=True, quality=order.quality, **extra)
             if order.thumbs:

@@ -6,7 +6,7 @@
 __all__ = ['risk', 'harm_bound', 'Gate', 'coverage', 'fit_scale_of', 'choose_limit', 'fit_gate']
 
 # %% ../../nbs/20_lens/67_gate.ipynb #0b5b539b
-import json
+import json, math
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +66,10 @@ class Gate(Settings):
     def widened(self, guess):
         "The guess with its covariance as it should have been."
         return Guess(guess.params, guess.covariance*self.scale, guess.note)
+
+    def opened(self):
+        "A gate of the same doubt that lets everything through that moves anything, and promises nothing."
+        return self.model_copy(update=dict(min_px=0., risk_px=math.inf, min_curves=0, samples=0, answered=0, harmed=0, bound=None, bound_answered=None, note='opened: nothing is promised'))
 
     def decline(self,
         guess:Guess, # as the method gave it; not yet widened

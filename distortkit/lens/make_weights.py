@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'train_curves', 'make_seer', 'gather_guesses', 'fit_shipped_gate', 'gate_metrics', 'training_sources',
-           'make_weights']
+           'make_weights', 'keep_evaluation']
 
 # %% ../../nbs/20_lens/93_make_weights.ipynb #30d06a53
 import hashlib, json, time
@@ -156,3 +156,25 @@ def make_weights(
     made = shipped.save_bundle(at, best, eye, gate, dict(split='val', unit='px of 512', sets=metrics), True, training_sources(photos, panoramas, recipe))
     say(f"{made}: {sum(p.stat().st_size for p in made.iterdir())/1e6:.2f} MB; {'; '.join(f'{k} {v:.0f} s' for k,v in took.items())}")
     return made
+
+# %% ../../nbs/20_lens/93_make_weights.ipynb #b9690139
+def _short(v):
+    "Plain values with five digits."
+    if isinstance(v, dict): return {k: _short(x) for k,x in v.items()}
+    if isinstance(v, (list,tuple)): return [_short(x) for x in v]
+    return float(f'{v:.5g}') if isinstance(v, float) else v
+
+def keep_evaluation(
+    folder, # of weights
+    result:dict, # of `lens.eval.evaluate`, with asked as the command writes it
+)->Path: # its metrics.json
+    "Write an evaluation beside the weights it is about."
+    folder = Path(folder); shipped.read_bundle(folder); own = result.get('asked', {}).get('checkpoints', [])
+    if not own: raise ValueError("this evaluation is about no weights: evaluate with a checkpoint")
+    cut = lambda name,way: way if name in own else way|dict(each=None)
+    sets = {k: dict(one, about={a: v for a,v in one['about'].items() if a!='lens'}, ways={n: cut(n, w) for n,w in one['ways'].items()}) for k,one in result['sets'].items()}
+    path,facts = folder/'metrics.json',json.loads((folder/shipped.FACTS).read_text(encoding='utf-8')); now = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    with whole_file(path, overwrite=True) as part: part.write_text(json.dumps(now|dict(test=_short(result|dict(sets=sets))), allow_nan=False)+'\n', encoding='utf-8')
+    facts['files'][path.name] = file_sha256(path)
+    with whole_file(folder/shipped.FACTS, overwrite=True) as part: part.write_text(json.dumps(facts, indent=1)+'\n', encoding='utf-8')
+    return path
