@@ -21,7 +21,7 @@ setup: $(READY) ## make .venv from constraints.txt; nothing to do when it is the
 demo: $(READY) ## train stages 1 to 3 and correct photographs; ends with a table and a report
 	@.venv/bin/distortkit demo
 
-weights: $(READY) ## train the shipped lens weights from nothing (hours; resumes); PHOTOS= and PANORAMAS= name folders
+weights: $(READY) ## train the shipped lens weights from nothing (half an hour; resumes); PHOTOS= and PANORAMAS= name folders
 	@.venv/bin/distortkit weights --resume $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(PANORAMAS),--panoramas "$(PANORAMAS)") $(WEIGHTS)
 
 test: $(READY) ## run every notebook, the laws of the house and the end-to-end tests

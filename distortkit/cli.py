@@ -32,7 +32,7 @@ def _front_door():
     Correct photographs, with the weights of the package; originals are never touched:
       distortkit correct holiday/*.jpg -o straight
     \b
-    Train a small model in minutes and see the whole job once; make the weights of the package anew in hours:
+    Train a small model in minutes and see the whole job once; make the weights of the package anew in half an hour:
       distortkit demo
       distortkit weights --photos PHOTOS --panoramas PANORAMAS --resume
     \b
