@@ -133,7 +133,7 @@ def test_always_opens_the_gate_and_is_another_order(home, tmp_path):
 
 def test_a_tree_without_weights_says_what_to_do(home, tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, 'SHIPPED', tmp_path/'none'); Image.new('RGB', (160,120), 'grey').save(tmp_path/'a.png')
-    for words in (['correct',tmp_path/'a.png','-o',tmp_path/'out'], ['calibrate',tmp_path/'a.png'], ['profile','fit',tmp_path/'a.png','-o',tmp_path/'a.yaml'], ['infer-test',tmp_path,tmp_path/'out','--checkpoint-id','default']):
+    for words in (['correct',tmp_path/'a.png','-o',tmp_path/'out'], ['calibrate',tmp_path/'a.png','--checkpoint','default'], ['profile','fit',tmp_path/'a.png','-o',tmp_path/'a.yaml'], ['infer-test',tmp_path,tmp_path/'out','--checkpoint-id','default']):
         code,said = call(home, *words); assert code==1 and '`make weights` trains them' in said and len(said.strip().splitlines())==1 and not (tmp_path/'out').exists(), said
     code,said = call(home, 'eval', 'lens', '-n', 1, '-c', 'default'); assert code==1 and 'make weights' in said
 

@@ -79,7 +79,7 @@ def calibrate(
     photos: Annotated[list[str], typer.Argument(help='photographs of one lens at one focal length: files, folders, patterns in quotes')],
     output: Annotated[Optional[Path], typer.Option('-o', '--output', help='profile to write  [none, only say]')]=None,
     to: Annotated[Optional[str], typer.Option(help='lensfun, opencv or json  [by the ending: .xml lensfun, .yml opencv, .json json]')]=None,
-    checkpoint: Annotated[str, typer.Option(help="name of a run, path of a checkpoint, or 'particles': real lenses weighed by curves, nothing learned")]='default',
+    checkpoint: Annotated[str, typer.Option(help="'particles': real lenses weighed by curves, nothing learned; 'default': the weights of the package, as good for up to four photographs; name of a run, or path of a checkpoint")]='particles',
     focal_mm: Annotated[Optional[float], typer.Option('--focal-length-mm', min=.001, max=1e6, help='mm; lensfun needs it  [as EXIF says]')]=None,
     crop: Annotated[Optional[float], typer.Option(min=.001, max=1000, help='crop factor of the camera; lensfun needs it  [as EXIF says]')]=None,
     lens_maker: Annotated[Optional[str], typer.Option(help='maker to write')]=None,

@@ -196,15 +196,13 @@ def correct(
 
     \b
       distortkit correct holiday/*.jpg -o straight
-      distortkit correct holiday -o straight --recursive -c demo
-      distortkit correct holiday -o bold --always
+      distortkit correct holiday -o straight --recursive --always
       distortkit correct 'holiday/**/*.jpg' -o straight --quality 90 --subsampling 4:2:0 --workers 4
     \b
     The output folder holds
       the photographs, and beside each what was found out, as NAME.metadata.json
-      metadata.jsonl   the same for all, a line each: source, file, mode_used, displacement_px,
-                       interval_px, safety, jacobian, warnings, params, seconds, and error for
-                       those that failed; lines are appended while it works (the last one about a file counts) and put in order at the end
+      metadata.jsonl   the same for all, a line each, with error for those that failed; lines are appended while it works
+                       (the last one about a file counts) and put in order at the end
       index.html       before and after, to look at
     \b
     The same call again does only what is new: another photograph, a changed one, other

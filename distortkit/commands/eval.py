@@ -75,7 +75,7 @@ def lens(
         say = lambda line: typer.echo(line, err=True)
         models = _models(checkpoint); ways = usual_ways(models); sets = test_sets(split, photos, panoramas, n, seed, long_side or None, say=say)
         result = evaluate(ways, sets, say=say)|dict(asked=dict(split=split, n=n, seed=seed, checkpoints=list(models), photos=bool(photos), panoramas=bool(panoramas)))
-        if series: result['fusion'] = _fused(models or {'particles': ways['particles']}, LensSeries(series, photos, panoramas, seed=seed, long_side=long_side or 512, split=split), say)
+        if series: result['fusion'] = _fused({'particles': ways['particles'], **models}, LensSeries(series, photos, panoramas, seed=seed, long_side=long_side or 512, split=split), say)
         for name,one in result['sets'].items(): typer.echo(f"\n{eval_table(result, name)}"+(f"\n\n{bin_table(result, name)}" if max(one['about']['strength_px'])>.01 else ''))
         if series: typer.echo(f"\n{fusion_table(result)}")
         if output: typer.echo(f"\n{write_evaluation(result, output, overwrite)}")
