@@ -21,7 +21,7 @@ from . import shipped
 from .answers import ByModel, guess_map, true_map
 from .bank import photo_names
 from .correct import Corrector
-from .gate import Gate, fit_gate, risk
+from .gate import Gate, fit_gate
 from .guess import Guess
 from .recipes import Recipe, load_recipe
 from .scores import sample_errors
