@@ -117,7 +117,7 @@ def show_risk(
     one = result['sets'][name]; found = _ways(result, name, ways, 'risk')
     fig,axs = plt.subplots(1, 2, figsize=(9.2,2.8), dpi=80, FigureClass=SmallFigure, layout='constrained')
     curves = {w: risk_curve(v['each'], one['about']['strength_px']) for w,v in found.items()}
-    for ax,at,ylabel in ((axs[0], 1, f'harmed, % of answered'), (axs[1], 2, 'mean error / nothing' if max(one['about']['strength_px'])>.01 else 'mean error added, px')):
+    for ax,at,ylabel in ((axs[0], 1, f'harmed, % of answered'), (axs[1], 2, 'mean error, share of nothing' if max(one['about']['strength_px'])>.01 else 'mean error added, px')):
         show_curves({w: (100*c[0], c[at]*(100 if at==1 else 1)) for w,c in curves.items()}, xlabel='answered, surest first, %', ylabel=ylabel, ax=ax)
         for i,w in enumerate(found):
             if (g := one['ways'].get(f'{w}, gated')): ax.axvline(100*np.mean([d is None for d in found[w]['each']['declined']]), color=COLOURS[i%len(COLOURS)], ls=':', lw=1)
