@@ -71,7 +71,7 @@ def make_accelerator(
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import GradScalerKwargs
-    if int(os.environ.get('WORLD_SIZE', 1))>1: import torch.distributed.nn.functional  # its defaults are the group of the moment: none yet
+    if int(os.environ.get('WORLD_SIZE', 1))>1: from torch.distributed.nn import functional as _  # its defaults are the group of the moment: none yet
     device = pick_device(device)
     precision = dict(cuda='fp16', cpu='bf16', mps='no')[device] if amp else 'no'
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first engine of a process decides for all

@@ -61,11 +61,12 @@ def check_order(
 @contextmanager
 def _one_thread():
     "Compute in one thread meanwhile."
-    import cv2, torch
-    before = torch.get_num_threads(),cv2.getNumThreads()
-    torch.set_num_threads(1); cv2.setNumThreads(1)
-    try: yield
-    finally: torch.set_num_threads(before[0]); cv2.setNumThreads(before[1])
+    import cv2
+    from distortkit.core.device import few_threads
+    before = cv2.getNumThreads(); cv2.setNumThreads(1)
+    try:
+        with few_threads(): yield
+    finally: cv2.setNumThreads(before)
 
 def _header(src):
     "What a file says before it is decoded: notes, and whether it is too large."

@@ -7,7 +7,6 @@ __all__ = ['LENS', 'FILES', 'PROGRAMS', 'RENDER_ROWS', 'naive_grid', 'file_rows'
 
 # %% ../../nbs/20_lens/92_bench_render.ipynb #c4daa3a9
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import cv2, numpy as np, torch
 import torch.nn.functional as F
 from PIL import Image
 from ..core.data import to_tensor, to_uint8
+from ..core.device import few_threads
 from ..core.encode import encode_jpeg
 from ..core.jpeg import decode_jpeg
 from ..core.photo import Photo, read_photo, read_preview, write_photo
@@ -36,12 +36,9 @@ def _model(): return HybridModel(ModelSettings(backbone_name='resnet34', residua
 def _wavy(h, w): # a flow (2,h,w), px of its own resolution
     y,x = np.meshgrid(np.linspace(0, 6, h), np.linspace(0, 9, w), indexing='ij'); return torch.from_numpy(.3*np.stack([np.sin(x+y), np.cos(x-y)])).float()
 
-@contextmanager
 def _one_core_less():
     "Another thread is decoding; torch's threads would wait for the one that shares its core."
-    threads = torch.get_num_threads(); torch.set_num_threads(max(threads-1, 1))
-    try: yield
-    finally: torch.set_num_threads(threads)
+    return few_threads(max(torch.get_num_threads()-1, 1))
 
 def _predict(src):
     "What the network says: numbers (8,) and flow (2,h,w)."
